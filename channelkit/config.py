@@ -1,0 +1,148 @@
+"""Every limit and timeout, its default, and the reason for the default.
+
+All times are seconds, all sizes bytes.  Nothing here does anything: the parts that enforce a limit read it here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+from channelkit.errors import ConfigError
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The options of a server.  `serve` and `run_server` take them as keyword arguments.
+
+    Raises ConfigError (a ValueError) for a value that cannot work.
+    """
+
+    # -- where and who (http-kit's names; http-kit binds 0.0.0.0, we do not expose a new server to the network unasked)
+    ip: str = "127.0.0.1"
+    port: int = 8090
+    backlog: int = 1024
+    server_header: str | None = "channelkit"
+    # -- the worker pool for plain `def` handlers: checked now, used by the version that brings the pool
+    thread: int = 4
+    queue_size: int = 20480
+    worker_name_prefix: str = "worker-"
+    proxy_protocol: Literal["disable", "enable", "optional"] = "disable"
+    # -- what one request may cost
+    max_line: int = 4096  # request line or one header line, CRLF not counted; longer: 414 or 431
+    max_head: int = 64 * KIB  # the whole head; http-kit's fixed figure
+    max_headers: int = 100  # a browser sends 10 to 20
+    max_body: int = 8 * MIB  # http-kit's default; longer: 413
+    max_ws: int = 4 * MIB  # one WebSocket message, all fragments together; longer: 1009
+    # -- what one channel may hold
+    soft_mark: int = 64 * KIB  # unsent bytes above which `send` waits; one typical socket buffer
+    hard_mark: int = 1 * MIB  # unsent bytes above which `send_nowait` raises WouldBlock
+    max_inbox: int = 1024  # messages waiting for a receiver; more: reading stops
+    max_inbox_bytes: int = 1 * MIB  # the same in bytes
+    read_ahead: int = 64 * KIB  # bytes kept behind a request that is still being answered (http-kit's figure)
+    max_connections: int = 20000  # at once; more wait in the kernel's accept queue
+    # -- how long a peer may take (0 is never allowed: use math.inf to switch one off)
+    head_timeout: float = 10.0  # from a connection's or a request's first byte to the end of its head
+    body_timeout: float = 30.0  # between two pieces of a request body the handler waits for
+    keep_alive_timeout: float = 75.0  # silence between two requests; just above the 60 s of common proxies
+    write_timeout: float = 30.0  # unsent bytes and no progress: the peer does not read
+    ping_interval: float = 20.0  # silence after which a WebSocket is pinged; below the 30-60 s of NATs and proxies
+    pong_timeout: float = 20.0  # from ping to any byte at all
+    close_timeout: float = 10.0  # from our close frame to the peer's reply, then TCP is closed
+    linger_timeout: float = 2.0  # after the last byte: reading away what a peer still sends, so it gets the answer
+    half_closed_timeout: float = 30.0  # a peer hung up while we had stopped reading: how long its rest is kept
+    handler_cleanup_timeout: float = 5.0  # after drain's deadline: for on_close callbacks and `finally` blocks
+    slow_callback: float = 0.1  # a synchronous callback on the loop that takes longer is logged
+    half_closed: Literal["close", "answer"] = "close"  # what EOF from an HTTP client means for an open channel
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _CHECKS[str(field.type)](field.name, getattr(self, field.name))
+        if self.port > 65535:
+            raise ConfigError(f"port must be 0 to 65535 (0: any free port), not {self.port}")
+        if self.hard_mark < self.soft_mark:
+            raise ConfigError(f"hard_mark ({self.hard_mark}) must not be below soft_mark ({self.soft_mark})")
+        _choice("proxy_protocol", self.proxy_protocol, ("disable", "enable", "optional"))
+        _choice("half_closed", self.half_closed, ("close", "answer"))
+
+
+class ServerOptions(TypedDict, total=False):
+    """The fields of `Config` as keyword arguments, for type checkers; a test holds the two equal."""
+
+    ip: str
+    port: int
+    backlog: int
+    server_header: str | None
+    thread: int
+    queue_size: int
+    worker_name_prefix: str
+    proxy_protocol: Literal["disable", "enable", "optional"]
+    max_line: int
+    max_head: int
+    max_headers: int
+    max_body: int
+    max_ws: int
+    soft_mark: int
+    hard_mark: int
+    max_inbox: int
+    max_inbox_bytes: int
+    read_ahead: int
+    max_connections: int
+    head_timeout: float
+    body_timeout: float
+    keep_alive_timeout: float
+    write_timeout: float
+    ping_interval: float
+    pong_timeout: float
+    close_timeout: float
+    linger_timeout: float
+    half_closed_timeout: float
+    handler_cleanup_timeout: float
+    slow_callback: float
+    half_closed: Literal["close", "answer"]
+
+
+def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
+_ZERO_ALLOWED = frozenset({"port"})
+
+
+def _int(name: str, value: object) -> None:
+    low = 0 if name in _ZERO_ALLOWED else 1
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ConfigError(f"{name} must be a whole number from {low}, not {value!r}")
+
+
+def _seconds(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value <= 0:
+        raise ConfigError(f"{name} must be seconds above 0 (math.inf switches it off), not {value!r}")
+
+
+def _text(name: str, value: object) -> None:
+    if not isinstance(value, str) or any(c in value for c in "\r\n\0"):
+        raise ConfigError(f"{name} must be a str without line breaks, not {value!r}")
+
+
+def _optional_text(name: str, value: object) -> None:
+    if value is not None:
+        _text(name, value)
+
+
+_CHECKS = {
+    "int": _int,
+    "float": _seconds,
+    "str": _text,
+    "str | None": _optional_text,
+    "Literal['disable', 'enable', 'optional']": lambda name, value: None,
+    "Literal['close', 'answer']": lambda name, value: None,
+    'Literal["disable", "enable", "optional"]': lambda name, value: None,
+    'Literal["close", "answer"]': lambda name, value: None,
+}

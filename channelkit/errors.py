@@ -1,0 +1,85 @@
+"""Every error channelkit raises, and whose fault each one is.
+
+    ChannelKitError
+    ├── LocalError                      your program's mistake, or a limit it ran into
+    │   ├── ConfigError (ValueError)    an option or argument that cannot work
+    │   ├── HandlerError (RuntimeError) a handler broke a rule of the request it answers
+    │   ├── ReceiveUnsupported          this channel only answers; it cannot receive
+    │   └── NotAvailable                asked for something this version does not have yet
+    ├── RemoteError                     the peer's mistake, judged from bytes it sent
+    │   ├── BadRequest                  carries the HTTP status the peer was told
+    │   └── BadFrame                    carries the WebSocket close code the peer was told
+    └── ChannelClosed                   nobody's mistake: the channel is over
+
+A full outbox raises `anyio.WouldBlock`, a second consumer `anyio.BusyResourceError`, a wrong type `TypeError`,
+a wrong value `ValueError`: the words every anyio program already knows.  Bytes from a peer can only ever become
+a RemoteError, and those never reach a handler: they become a status and a `CloseInfo`, except from
+`Request.body()` and `Request.stream()`, where the handler waits for the very bytes that are wrong.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from channelkit.status import CloseInfo
+
+
+class ChannelKitError(Exception):
+    """The root of all errors of this package."""
+
+
+class LocalError(ChannelKitError):
+    """A mistake of the program that uses channelkit."""
+
+
+class ConfigError(LocalError, ValueError):
+    """An option has a value that cannot work; the text names the option and what it takes."""
+
+
+class HandlerError(LocalError, RuntimeError):
+    """A handler broke a rule of the request it answers, such as answering it twice."""
+
+
+class ReceiveUnsupported(LocalError):
+    """`receive()` on a channel that can only send: a plain HTTP response carries nothing back."""
+
+
+class NotAvailable(LocalError, NotImplementedError):
+    """Something the interface names and this version does not do yet; the text says what to use meanwhile."""
+
+
+class RemoteError(ChannelKitError):
+    """The peer broke the protocol."""
+
+
+class BadRequest(RemoteError):
+    """An HTTP request that cannot be served.
+
+    `status` is what the peer is told; `detail` is for the log and never sent.
+    """
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(f"{status}: {detail}")
+        self.status = status
+        self.detail = detail
+
+
+class BadFrame(RemoteError):
+    """A WebSocket frame that breaks RFC 6455; `code` is the close code the peer is told."""
+
+    def __init__(self, code: int, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+
+
+class ChannelClosed(ChannelKitError):
+    """The channel is over and everything it had for you has been delivered.
+
+    `info` is the channel's `close_info`: who ended it, how, and what was left.
+    """
+
+    def __init__(self, info: CloseInfo) -> None:
+        super().__init__(str(info))
+        self.info = info

@@ -1,0 +1,135 @@
+"""A Group: channels that get the same messages.
+
+A message is encoded once per wire format and the same bytes go to every member.  One slow member never holds up the
+others: what happens to it is a named policy, and counted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Literal, get_args
+
+import anyio
+import anyio.lowlevel
+
+from channelkit.channel import Channel
+from channelkit.errors import ConfigError
+from channelkit.status import CloseStatus
+
+SlowPolicy = Literal["close", "drop-newest", "drop-oldest"]
+
+
+class Group:
+    """A set of channels to send to together; members leave by themselves when they close.
+
+    `slow` says what happens to a member above its hard mark: "close" closes it with 1013, "drop-newest" skips this
+    message for it, "drop-oldest" keeps the newest `backlog` messages for it and drops older ones.  Dropped messages
+    are counted in `dropped`.  A group belongs to its channels' event loop.
+    """
+
+    def __init__(self, *, slow: SlowPolicy = "close", backlog: int = 16) -> None:
+        if slow not in get_args(SlowPolicy):
+            raise ConfigError(f"slow must be one of {', '.join(get_args(SlowPolicy))}, not {slow!r}")
+        if backlog < 1:
+            raise ConfigError(f"backlog must be at least 1, not {backlog}")
+        self._members: dict[Channel, deque[Any] | None] = {}  # a backlog only for those behind
+        self._slow: SlowPolicy = slow
+        self._backlog = backlog
+        #: Messages that slow members did not get, since the group was made.
+        self.dropped = 0
+        #: Members closed because they were slow.
+        self.closed_slow = 0
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[Channel]:
+        """Iterate over the members there are now; members may come and go meanwhile."""
+        return iter(tuple(self._members))
+
+    def __contains__(self, channel: object) -> bool:
+        return channel in self._members
+
+    def add(self, channel: Channel) -> None:
+        """Make `channel` a member; it leaves by itself when it is over.  Adding a closed one does nothing."""
+        if channel in self._members or not channel.is_open:
+            return
+        self._members[channel] = None
+        channel.on_close(partial(self._left, channel))
+
+    def discard(self, channel: Channel) -> None:
+        """Let `channel` leave; nothing happens if it is no member."""
+        self._members.pop(channel, None)
+
+    def _left(self, channel: Channel, status: CloseStatus) -> None:
+        self.discard(channel)
+
+    def send_nowait(self, message: Any, *, exclude: Channel | None = None) -> int:
+        """Send `message` to every member but `exclude`; returns how many accepted it.  Never waits.
+
+        Raises TypeError or ValueError if a member's transport cannot carry `message`; members of other formats may
+        have it already then.
+        """
+        wires: dict[object, Any] = {}
+        count = 0
+        for channel in tuple(self._members):
+            if channel is not exclude and channel.is_open:
+                count += self._send_to(channel, self._wire(channel, message, wires))
+        return count
+
+    async def send(self, message: Any, *, exclude: Channel | None = None) -> int:
+        """`send_nowait`, and one turn for the loop before it, so that a loop of sends lets others run."""
+        await anyio.lowlevel.checkpoint()
+        return self.send_nowait(message, exclude=exclude)
+
+    @staticmethod
+    def _wire(channel: Channel, message: Any, wires: dict[object, Any]) -> Any:
+        kind = channel._wire_format
+        if kind is None:
+            return channel._encode(message)
+        wire = wires.get(kind)
+        if wire is None:
+            wire = wires[kind] = channel._encode(message)
+        return wire
+
+    def _send_to(self, channel: Channel, wire: Any) -> bool:
+        try:
+            if self._members[channel] is None:
+                channel._accept_nowait(wire, channel.single_response)
+                return True
+        except anyio.WouldBlock:
+            pass
+        return self._slow_member(channel, wire)
+
+    def _slow_member(self, channel: Channel, wire: Any) -> bool:
+        if self._slow == "close":
+            self.closed_slow += 1
+            self.discard(channel)
+            channel.close_nowait(1013, "too slow")
+            return False
+        if self._slow == "drop-newest":
+            self.dropped += 1
+            return False
+        self._keep_newest(channel, wire)
+        return True
+
+    def _keep_newest(self, channel: Channel, wire: Any) -> None:
+        """drop-oldest: a short queue of our own before the channel, emptied by a task that waits like any sender."""
+        waiting = self._members[channel]
+        if waiting is None:
+            waiting = self._members[channel] = deque()
+            channel._loop.spawn(self._catch_up, channel, waiting)
+        if len(waiting) >= self._backlog:
+            waiting.popleft()
+            self.dropped += 1
+        waiting.append(wire)
+
+    async def _catch_up(self, channel: Channel, waiting: deque[Any]) -> None:
+        while waiting and await channel._turn():
+            if waiting:
+                channel._accept(waiting.popleft(), channel.single_response)
+        self.dropped += len(waiting)
+        if channel in self._members:
+            self._members[channel] = None

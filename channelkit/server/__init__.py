@@ -1,0 +1,1 @@
+"""Our own server: a host of channels.  It knows the exchanges of `spi`, and no transport."""

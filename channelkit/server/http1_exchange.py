@@ -1,0 +1,245 @@
+"""One HTTP/1 request being answered on one connection: the head's framing, the body, the end.
+
+RFC 9112 6 decides the framing.  What it writes is coalesced by the link: head and first piece leave in one send.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from channelkit._lifecycle import logger
+from channelkit.errors import BadRequest, HandlerError
+from channelkit.server.request_body import HELD, RequestBody
+from channelkit.spi import HttpExchange, HttpWire, Listener, WebSocketExchange
+from channelkit.wire.http1_requests import RequestHead
+from channelkit.wire.http1_responses import LAST_CHUNK, bodiless, chunk, http_date, response_head
+from channelkit.wire.websocket_handshake import check_upgrade, sec_websocket_accept
+
+if TYPE_CHECKING:
+    from channelkit.channel import Channel
+    from channelkit.server.http1 import HttpConnection
+
+WAITING, STARTED, FINISHED, OVER = range(4)
+
+#: Fields that say how a message is framed or a connection kept: the server's business, not the handler's.
+_FRAMING = frozenset({"content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "trailer"})
+_HANDSHAKE = frozenset({"sec-websocket-accept", "sec-websocket-protocol", "sec-websocket-extensions", "date"})
+
+
+class Http1Exchange(HttpExchange):
+    """Seam 2 over HTTP/1."""
+
+    __slots__ = (
+        "_chunked",
+        "_connection",
+        "_no_body",
+        "_remaining",
+        "_state",
+        "answered",
+        "body",
+        "channel",
+        "config",
+        "continued",
+        "head",
+        "keep_alive",
+        "listener",
+        "loop",
+    )
+
+    def __init__(self, connection: HttpConnection, head: RequestHead) -> None:
+        self._connection = connection
+        self.loop = connection.loop
+        self.config = connection.config
+        self.head = head
+        self.keep_alive = head.keep_alive
+        self.listener: Listener | None = None
+        self.channel: Channel | None = None
+        self.body: RequestBody | None = None
+        self._state = WAITING
+        self._chunked = False
+        self._no_body = False
+        self._remaining: int | None = None
+        self.continued = False  # 100 Continue was due and is settled
+        self.answered = False  # complete, but the rest of the request's body is still to be read away
+
+    # -- spi.Exchange
+
+    @property
+    def buffered_bytes(self) -> int:
+        return self._connection.link.unsent
+
+    def want_room(self) -> None:
+        self._connection.link.notify = True
+
+    def flush(self) -> None:
+        self._connection.link.flush()
+
+    def set_reading(self, on: bool) -> None:
+        """A request's body is pulled by the handler; nothing else can arrive."""
+
+    def abort(self) -> None:
+        if self._state != OVER:
+            self._connection.link.abort()
+
+    # -- spi.HttpExchange
+
+    @property
+    def started(self) -> bool:
+        return self._state != WAITING
+
+    @property
+    def ended(self) -> bool:
+        return self._state >= FINISHED
+
+    @property
+    def body_allowed(self) -> bool:
+        return self.head.method != "HEAD"
+
+    def start(self, status: int, headers: Iterable[tuple[str, str]], length: int | None) -> bool:
+        if self._state == OVER:
+            return True  # the peer has gone; whoever writes learns it by `lost`
+        if self._state != WAITING:
+            raise HandlerError("the response has begun already; a request has one answer")
+        lines, close = self._own_lines(status, headers)
+        chunked = False
+        if bodiless(status):
+            if status == 205:
+                lines.append(("Content-Length", "0"))
+        elif length is not None:
+            lines.append(("Content-Length", str(length)))
+        elif self.head.http_version == "1.1":
+            if self.body_allowed:
+                lines.append(("Transfer-Encoding", "chunked"))
+                chunked = True
+        else:
+            close = close or self.body_allowed  # RFC 9112 6.3: the end of the connection is the end of the body
+        if close or not self._connection.may_keep_alive(self):
+            self.keep_alive = False
+            lines.append(("Connection", "close"))
+        elif self.head.http_version == "1.0":
+            lines.append(("Connection", "keep-alive"))
+        data = response_head(status, lines)  # raises before anything is written
+        self._chunked = chunked
+        self._no_body = bodiless(status) or not self.body_allowed
+        self._remaining = None if self._no_body or chunked else length
+        self._state = STARTED
+        self._connection.link.write(data)
+        return not self._no_body
+
+    def _own_lines(self, status: int, headers: Iterable[tuple[str, str]]) -> tuple[list[tuple[str, str]], bool]:
+        """The handler's lines without framing, with Server and Date unless given; and whether it wants to close."""
+        lines: list[tuple[str, str]] = []
+        close = has_date = has_server = False
+        for name, value in headers:
+            lower = name.lower()
+            if lower in _FRAMING:
+                if lower == "connection":
+                    close = close or "close" in value.lower()
+                elif lower == "upgrade" and status == 426:
+                    lines.append((name, value))
+                elif lower == "content-length" and status == 304:
+                    lines.append((name, value))  # RFC 9110 15.4.5: the length a 200 would have had
+                continue
+            has_date = has_date or lower == "date"
+            has_server = has_server or lower == "server"
+            lines.append((name, value))
+        if not has_server and self.config.server_header is not None:
+            lines.append(("Server", self.config.server_header))
+        if not has_date:
+            lines.append(("Date", http_date(time.time())))
+        return lines, close
+
+    def write(self, wire: HttpWire) -> None:
+        data = wire.data
+        if not data or self._no_body or self._state != STARTED:
+            return
+        if self._chunked:
+            if wire.chunk is None:
+                wire.chunk = chunk(data)
+            self._connection.link.write(wire.chunk)
+            return
+        if self._remaining is not None:
+            self._remaining -= len(data)
+            if self._remaining < 0:
+                logger.error("a body is longer than the Content-Length it was sent with; the response is aborted")
+                self.abort()
+                return
+        self._connection.link.write(data)
+
+    def finish(self) -> None:
+        if self._state != STARTED:
+            return
+        if self._remaining:
+            logger.error("a body is shorter than the Content-Length it was sent with; the response is aborted")
+            self.abort()
+            return
+        if self._chunked:
+            self._connection.link.write(LAST_CHUNK)
+        self._state = FINISHED
+        if self.listener is None:
+            self._complete()
+        else:
+            self.loop.call_soon(self.check_handed_over)
+
+    def check_handed_over(self) -> None:
+        """A channel's response is complete when the kernel has it: that is what `close_info` reports."""
+        link = self._connection.link
+        if self._state != FINISHED:
+            return
+        link.flush()
+        if link.unsent:
+            link.notify = True
+            return
+        self._complete()
+
+    def _complete(self) -> None:
+        self._state = OVER
+        if self.listener is not None:
+            self.listener.finished()
+        self._connection.response_done(self)
+
+    def upgrade(self, subprotocol: str | None, headers: Iterable[tuple[str, str]]) -> WebSocketExchange:
+        if self._state != WAITING:
+            raise HandlerError("the response has begun already; a request has one answer")
+        key = check_upgrade(self.head.method, self.head.http_version, self.head.headers)
+        if self.head.has_body:
+            raise BadRequest(400, "a WebSocket handshake has no body")
+        lines = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", sec_websocket_accept(key))]
+        if subprotocol is not None:
+            lines.append(("Sec-WebSocket-Protocol", subprotocol))
+        given = [one for one in headers if one[0].lower() not in _FRAMING | _HANDSHAKE]
+        lines += [*given, ("Date", http_date(time.time()))]
+        data = response_head(101, lines, informational=True)
+        self._state = OVER
+        return self._connection.become_websocket(data)
+
+    # -- what the connection tells
+
+    def wrote(self) -> None:
+        if self._state == FINISHED:
+            self.check_handed_over()
+        elif self.listener is not None:
+            self.listener.room()
+
+    def lost(self, error: Exception | None) -> None:
+        if self._state == OVER:
+            return
+        self._state = OVER
+        if self.body is not None:
+            self.body.fail(BadRequest(400, "the client went away before its request was complete"))
+        if self.listener is not None:
+            self.listener.lost(error)
+
+    def going_away(self, now: bool) -> None:
+        self.keep_alive = False
+        if self.listener is not None:
+            self.listener.going_away(now)
+
+    def small_rest(self) -> bool:
+        """Whether what is missing of the request's body may be read away to keep the connection."""
+        length = self.head.content_length
+        return length is not None and length <= HELD
+
+

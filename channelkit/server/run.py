@@ -1,0 +1,272 @@
+"""`serve` and `run_server`: a server on this loop, or in a thread with a loop of its own; and how it stops."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Literal, Unpack
+
+import anyio
+from anyio.abc import TaskStatus
+
+from channelkit._lifecycle import logger
+from channelkit._loop import Loop, open_loop
+from channelkit.config import Config, ServerOptions
+from channelkit.errors import ConfigError, NotAvailable
+from channelkit.server.core import Handler, ServerCore
+from channelkit.server.listener import listen
+from channelkit.server.pump.reactor import Listener, Reactor
+
+Status = Literal["starting", "running", "stopping", "stopped"]
+
+
+class Server:
+    """A running server.  Calling it stops it: `stop = run_server(handler); ...; stop(timeout=1)`."""
+
+    def __init__(self) -> None:
+        self._status: Status = "starting"
+        self._port = 0
+        self._core: ServerCore | None = None
+        self._loop: Loop | None = None
+        self._stop_requested = False
+        self._timeout = 0.1
+        self._wanted: anyio.Event | None = None
+        self._hurry: anyio.CancelScope | None = None
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def __repr__(self) -> str:
+        return f"<channelkit server on port {self._port}, {self._status}>"
+
+    @property
+    def port(self) -> int:
+        """The port it listens on; the one the system chose, if 0 was asked for."""
+        return self._port
+
+    @property
+    def status(self) -> Status:
+        """ "starting", "running", "stopping" or "stopped"."""
+        return self._status
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open now."""
+        return len(self._core.connections) if self._core is not None else 0
+
+    def stop(self, timeout: float = 0.1) -> None:
+        """Stop, and wait until it has stopped.  For any thread but the loop's own; there use `stop_soon`.
+
+        The listener closes at once; running requests get `timeout` seconds to finish, WebSockets and streams are
+        closed with 1001; every `on_close` runs; what is left then is cut.  A second call waits for the first.
+        """
+        loop = self._loop
+        if loop is not None and loop.in_loop_thread and self._status != "stopped":
+            raise RuntimeError("stop() would block the loop it waits for; use stop_soon(timeout) here")
+        if loop is not None and self._status != "stopped":
+            try:
+                loop.run_from_thread(self.stop_soon, timeout)
+            except RuntimeError:
+                pass  # it has ended meanwhile
+        self.join()
+
+    __call__ = stop
+
+    def stop_soon(self, timeout: float = 0.1) -> None:
+        """Begin to stop, from the loop's own thread; `serve` returns when it is done.  Never waits."""
+        if math.isnan(timeout) or timeout < 0:
+            raise ValueError(f"timeout must be seconds from 0, not {timeout!r}")
+        if self._stop_requested:
+            if timeout < self._timeout and self._hurry is not None:
+                self._hurry.cancel()  # asked again with less patience
+            return
+        self._stop_requested = True
+        self._timeout = timeout
+        if self._wanted is not None:
+            self._wanted.set()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait, in another thread than the loop's, until it has stopped; False if `timeout` seconds were not enough.
+
+        Raises what ended the server, if something other than `stop` did.
+        """
+        if not self._done.wait(timeout):
+            return False
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return True
+
+    # -- inside the loop
+
+    async def _run(self, handler: Handler, config: Config, handle_signals: bool, task_status: TaskStatus[Server]) -> None:
+        sock = listen(config.ip, config.port, config.backlog)
+        self._port = sock.getsockname()[1]
+        self._wanted = anyio.Event()
+        try:
+            async with open_loop() as loop:
+                self._loop = loop
+                reactor = Reactor(loop, config)
+                try:
+                    await self._serve(reactor, loop, handler, config, sock, handle_signals, task_status)
+                finally:
+                    reactor.close()
+        finally:
+            sock.close()
+            self._status = "stopped"
+            self._done.set()
+
+    async def _serve(
+        self,
+        reactor: Reactor,
+        loop: Loop,
+        handler: Handler,
+        config: Config,
+        sock: Any,
+        handle_signals: bool,
+        task_status: TaskStatus[Server],
+    ) -> None:
+        async with anyio.create_task_group() as handlers:
+            core = self._core = ServerCore(handler, config, loop, handlers)
+            listener = reactor.listen(sock, core.connect)
+            self._status = "running"
+            try:
+                async with _signals(self, handle_signals):
+                    task_status.started(self)
+                    assert self._wanted is not None
+                    await self._wanted.wait()
+                    await self._drain(core, listener)
+            finally:
+                self._status = "stopping"
+                listener.close()
+                with anyio.CancelScope(shield=True):
+                    await core.cut()
+
+    async def _drain(self, core: ServerCore, listener: Listener) -> None:
+        self._status = "stopping"
+        listener.close()
+        with anyio.CancelScope() as self._hurry:
+            await core.drain(self._timeout)
+
+
+async def serve(
+    handler: Handler,
+    *,
+    handle_signals: bool = True,
+    task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED,
+    **options: Unpack[ServerOptions],
+) -> None:
+    """Serve `handler` until stopped: `anyio.run(serve, handler)`, or `server = await tg.start(serve, handler)`.
+
+    `options` are the fields of `Config`.  Reports its `Server` once it listens.  In the main thread SIGINT and
+    SIGTERM stop it with one second of patience, a second one at once; `handle_signals=False` leaves them alone.
+    Cancelled, it closes every channel with 1001, runs every `on_close`, and cuts the rest.
+
+    Raises ConfigError for options or a handler that cannot work, OSError if it cannot listen; and whatever
+    BaseException, such as KeyboardInterrupt, a callback lets out.
+    """
+    config = _config(options)
+    await Server()._run(_checked(handler), config, handle_signals, task_status)
+
+
+def run_server(
+    handler: Handler,
+    *,
+    backend: Literal["asyncio", "trio"] = "asyncio",
+    **options: Unpack[ServerOptions],
+) -> Server:
+    """Serve `handler` in a thread with an event loop of its own; returns once it listens.
+
+    The thread is a daemon: keep the program alive with `server.join()`.  Options and errors as for `serve`.
+    """
+    config = _config(options)
+    _checked(handler)
+    if backend not in ("asyncio", "trio"):
+        raise ConfigError(f"backend must be 'asyncio' or 'trio', not {backend!r}")
+    server = Server()
+    started = threading.Event()
+    status = _ThreadStatus(started)
+    main = partial(server._run, handler, config, False, status)
+    server._thread = threading.Thread(
+        target=_thread_main, args=(server, main, backend, started), name="channelkit-loop", daemon=True
+    )
+    server._thread.start()
+    started.wait()
+    if server.status != "running" and server._error is not None:
+        server.join()  # raises it
+    return server
+
+
+class _ThreadStatus:
+    """A task status that another thread waits for."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self._event = event
+
+    def started(self, value: Any = None) -> None:
+        self._event.set()
+
+
+def _thread_main(server: Server, main: Any, backend: str, started: threading.Event) -> None:
+    try:
+        anyio.run(main, backend=backend)
+    except BaseException as error:
+        server._error = error
+        if started.is_set():
+            logger.critical("the server ended by an error", exc_info=error)
+    finally:
+        server._status = "stopped"
+        server._done.set()
+        started.set()
+
+
+def _config(options: Any) -> Config:
+    try:
+        config = Config(**options)
+    except TypeError as error:
+        raise TypeError(f"{error}; the options are the fields of channelkit.Config") from None
+    if config.proxy_protocol != "disable":
+        raise NotAvailable("the PROXY protocol is not in this version; leave proxy_protocol at 'disable'")
+    return config
+
+
+def _checked(handler: Any) -> Handler:
+    call = handler.func if isinstance(handler, partial) else handler
+    if not callable(call):
+        raise ConfigError(f"a handler is a function that takes a request, not {handler!r}")
+    method = getattr(call, "__call__", None)  # noqa: B004  (an object whose __call__ is async is a handler too)
+    if not inspect.iscoroutinefunction(call) and not inspect.iscoroutinefunction(method):
+        raise NotAvailable(
+            f"{call!r} is a plain function: those need the worker pool, which this version does not have; "
+            "write `async def`"
+        )
+    return handler  # type: ignore[no-any-return]
+
+
+@asynccontextmanager
+async def _signals(server: Server, wanted: bool) -> AsyncIterator[None]:
+    """SIGINT and SIGTERM stop the server while this is open; only the main thread may listen to them."""
+    if not wanted or threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
+        yield
+        return
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_watch_signals, server)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def _watch_signals(server: Server) -> None:
+    patience = 1.0
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+        async for number in received:
+            logger.info("%s: stopping", number.name)
+            server.stop_soon(patience)
+            patience = 0.0

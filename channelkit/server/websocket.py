@@ -1,0 +1,240 @@
+"""One WebSocket connection of our server: the exchange below a WebSocket channel, and the engine on its link.
+
+The codec (`wire.websocket_frames`) turns bytes into messages and back; here is what happens when: pongs, the close
+handshake (RFC 6455 7), pings for liveness, and what each end of the link means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
+from channelkit.server.deadline import Deadline
+from channelkit.spi import WebSocketExchange, WebSocketListener
+from channelkit.wire.websocket_frames import CloseReceived, Failure, PingReceived, PongReceived, WebSocketCodec
+
+if TYPE_CHECKING:
+    from channelkit.server.core import ServerCore
+    from channelkit.server.pump.link import Link
+
+MESSAGES_PER_TURN = 64
+
+Event = str | bytes | PingReceived | PongReceived | CloseReceived | Failure
+
+
+class WebSocketConnection(WebSocketExchange):
+    """Seam 2 over one upgraded connection."""
+
+    __slots__ = (
+        "_close_sent",
+        "_codec",
+        "_core",
+        "_deadline",
+        "_held",
+        "_link",
+        "_over",
+        "_paused",
+        "_pinged",
+        "config",
+        "listener",
+        "loop",
+    )
+
+    wire_format: Hashable = ("websocket", "frames")
+    listener: WebSocketListener
+
+    def __init__(self, core: ServerCore, link: Link) -> None:
+        self._core = core
+        self._link = link
+        self.loop = core.loop
+        self.config = core.config
+        self._codec = WebSocketCodec(core.config.max_ws)
+        self._held: list[Event] | None = None  # parsed, waiting until reading goes on
+        self._paused = False
+        self._pinged = False
+        self._over = False  # the listener has had its last call, or must hear no more messages
+        self._close_sent: int | None = None
+        self._deadline = Deadline(core.loop, self._expired)
+        self._deadline.set(core.config.ping_interval)
+        core.connections.add(self)
+
+    def begin(self, rest: bytes, eof: bool) -> None:
+        """Go on where HTTP stopped; `rest` came in the same packets as the handshake."""
+        if rest:
+            self._codec.receive(rest)
+        if rest or eof:
+            self.loop.call_soon(self._begin_later, eof)
+
+    def _begin_later(self, eof: bool) -> None:
+        if self._deliver():
+            self.loop.call_soon(self._begin_later, eof)
+        elif eof and not self._over:
+            self.eof_received()
+
+    # -- spi.Exchange
+
+    @property
+    def buffered_bytes(self) -> int:
+        return self._link.unsent
+
+    def want_room(self) -> None:
+        self._link.notify = True
+
+    def flush(self) -> None:
+        self._link.flush()
+
+    def set_reading(self, on: bool) -> None:
+        if on == (not self._paused):
+            return
+        self._paused = not on
+        if self._over:
+            return
+        self._link.set_reading(on)  # the link calls `resume` for what is buffered here
+
+    def abort(self) -> None:
+        self._link.abort()
+
+    # -- spi.WebSocketExchange
+
+    def text(self, message: str) -> bytes:
+        return self._codec.text(message)
+
+    def binary(self, message: bytes) -> bytes:
+        return self._codec.binary(message)
+
+    def write(self, wire: bytes) -> None:
+        self._link.write(wire)
+
+    def ping(self, data: bytes) -> None:
+        self._link.write(self._codec.ping(data))
+
+    def close(self, code: int, reason: str) -> None:
+        if self._over or self._close_sent is not None:
+            return
+        self._close_sent = code
+        self._link.write(self._codec.close(code, reason))
+        self._held = None
+        self._deadline.set(self.config.close_timeout)
+        self.set_reading(True)  # for the reply; what else arrives is discarded
+
+    # -- engine: what the link tells
+
+    def data_received(self, data: memoryview) -> bool:
+        self._codec.receive(data)
+        return self._deliver()
+
+    def resume(self) -> bool:
+        return self._deliver()
+
+    def _deliver(self) -> bool:
+        """Hand over what is parsed; True if more is buffered than one turn may take."""
+        if self._paused or self._over:
+            return False
+        if self._held is not None:
+            events, self._held = self._held, None
+            more = True
+        else:
+            events = self._codec.events(MESSAGES_PER_TURN)
+            more = self._codec.more
+        received = self.listener.received
+        remaining = iter(events)
+        for event in remaining:
+            if type(event) is str or type(event) is bytes:
+                received(event)
+            else:
+                self._control(event)
+            if self._paused or self._over:
+                self._hold(list(remaining))
+                return False
+        return more
+
+    def _hold(self, events: list[Event]) -> None:
+        """Reading was switched off among these: they wait in order, but pings already read are answered now."""
+        if self._over:
+            return
+        held = []
+        for event in events:
+            if isinstance(event, PingReceived):
+                self._control(event)
+            else:
+                held.append(event)
+        self._held = held or None
+
+    def _control(self, event: Event) -> None:
+        if isinstance(event, PingReceived):
+            if self._close_sent is None:
+                self._pong(event.payload)
+        elif isinstance(event, CloseReceived):
+            self._close_received(event)
+        elif isinstance(event, Failure):
+            self._failed(event)
+
+    def _pong(self, payload: bytes) -> None:
+        """Answer at once, before the application hears of it; but not into a full outbox (RFC 6455 5.5.3)."""
+        if self._link.unsent <= self.config.soft_mark:
+            self._link.write(self._codec.pong(payload))
+        self.listener.pinged(payload)
+
+    def _close_received(self, event: CloseReceived) -> None:
+        if self._close_sent is None:
+            self._link.write(self._codec.reply(event))
+            self.listener.closed_by_peer(event.code, event.reason)
+        elif event.code == self._close_sent and not self._link.unsent:
+            self._over = True
+            self.listener.confirmed()
+        self._finish()
+
+    def _failed(self, event: Failure) -> None:
+        if self._close_sent is None:
+            self._link.write(self._codec.fail(event))
+            self.listener.failed(event.code, event.detail)
+        self._finish()
+
+    def _finish(self) -> None:
+        """The frames are done: let go of TCP, within `close_timeout` whatever the peer does."""
+        self._deadline.set(self.config.close_timeout)
+        self._close_sent = self._close_sent or 0
+        self._link.finish()
+
+    def eof_received(self) -> None:
+        """TCP ended without a close frame: nobody said goodbye (RFC 6455 7.1.5: 1006)."""
+        if not self._over and self._close_sent != 0:
+            self._link.abort()
+
+    def wrote(self) -> None:
+        if not self._over:
+            self.listener.room()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._deadline.cancel()
+        self._core.ended(self)
+        if self._over:
+            return
+        self._over = True
+        if error is None:
+            self.listener.finished()
+        else:
+            self.listener.lost(error)
+
+    # -- liveness
+
+    def _expired(self) -> None:
+        """Silence for `ping_interval`: ping.  Still silence for `pong_timeout`: gone.  Any byte is life."""
+        link = self._link
+        if self._close_sent is not None:
+            link.abort()
+        elif self._paused or link.alive:
+            link.alive = self._pinged = False
+            self._deadline.set(self.config.ping_interval)
+        elif self._pinged:
+            link.abort()
+        else:
+            self._pinged = True
+            link.write(self._codec.ping(b""))
+            self._deadline.set(self.config.pong_timeout)
+
+    # -- drain
+
+    def going_away(self, now: bool) -> None:
+        if not self._over:
+            self.listener.going_away(now)

@@ -1,0 +1,217 @@
+"""The one file a transport author reads: the seams between channels, transports and hosts.
+
+A *host* holds connections (our server, an ASGI server, a test).  It presents each request as an `HttpExchange`; an
+exchange for an upgrade request can become a `WebSocketExchange`.  A *transport* turns a request into a `Channel`
+(seam 1) and speaks to the exchange (seam 2).  Transports and hosts never import each other.
+
+Every write on an exchange is synchronous and never blocks: it accepts.  `buffered_bytes` tells how much has been
+accepted and not handed on; after `want_room()` the exchange calls `listener.room()` once, after some of it has left.
+An exchange calls its listener from the loop's own thread and never from inside a call the listener made.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from channelkit.http import HeaderInput
+
+if TYPE_CHECKING:
+    from channelkit._loop import Loop
+    from channelkit.channel import Channel
+    from channelkit.config import Config
+    from channelkit.http import Request
+
+SPI_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelOptions:
+    """What `as_channel` and `with_channel` were asked for, as a transport gets it."""
+
+    subprotocols: tuple[str, ...] = ()
+    headers: HeaderInput = ()
+    status: int = 200
+    streaming: bool = False
+    framing: str | None = None
+    origins: tuple[str, ...] | None = None
+
+
+@runtime_checkable
+class Transport(Protocol):
+    """Seam 1: makes channels out of requests.  Register one with `channelkit.registry.register`."""
+
+    name: str
+    spi_version: int
+
+    def claims(self, request: Request) -> bool:
+        """Whether this transport serves `request`.  Must be cheap and have no effect."""
+        ...
+
+    def open(self, exchange: HttpExchange, request: Request, options: ChannelOptions) -> Channel:
+        """Make the channel of `request`.  Raises BadRequest if the peer asked wrongly; then nothing was answered."""
+        ...
+
+
+class Listener(Protocol):
+    """What an exchange tells whoever uses it.  All calls come from the loop, one at a time."""
+
+    def room(self) -> None:
+        """Some bytes have left since `want_room()`; look again."""
+
+    def finished(self) -> None:
+        """Everything, the end included, was handed to the kernel or host.  The last call."""
+
+    def lost(self, error: Exception | None) -> None:
+        """The connection is gone before that.  The last call."""
+
+    def going_away(self, now: bool) -> None:
+        """The host is stopping: end soon.  `now`: its patience is over, end at once."""
+
+
+class WebSocketListener(Listener, Protocol):
+    """What a WebSocket exchange tells besides."""
+
+    def received(self, message: str | bytes) -> None:
+        """One whole message."""
+
+    def pinged(self, data: bytes) -> None:
+        """A ping came; its pong is on its way already."""
+
+    def closed_by_peer(self, code: int, reason: str) -> None:
+        """The peer's close frame came first; the reply is on its way.  1005 when it had no code."""
+
+    def confirmed(self) -> None:
+        """The peer answered our close frame with its code: it has seen all before it."""
+
+    def failed(self, code: int, detail: str) -> None:
+        """The peer broke the protocol; the close frame with `code` is on its way."""
+
+
+class Exchange(ABC):
+    """Seam 2, what both kinds share: one request being answered, or one WebSocket being held."""
+
+    __slots__ = ()
+
+    loop: Loop
+    config: Config
+
+    @property
+    @abstractmethod
+    def buffered_bytes(self) -> int:
+        """Bytes accepted by `write` and not yet handed to the kernel or host."""
+
+    @abstractmethod
+    def want_room(self) -> None:
+        """Ask for one `listener.room()` after some bytes have left."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Hand over what can be handed over now."""
+
+    @abstractmethod
+    def set_reading(self, on: bool) -> None:
+        """Stop or go on reading from the peer."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """End the connection at once, dropping what is unsent; `listener.lost` follows."""
+
+
+class HttpWire:
+    """Bytes of a response body, and their chunked form once somebody needed it: shared by all members of a group."""
+
+    __slots__ = ("chunk", "data")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.chunk: bytes | None = None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+class HttpExchange(Exchange):
+    """One HTTP request being answered: one head, then body, then the end, each at most once."""
+
+    __slots__ = ()
+
+    #: Who is told; None until a channel or a response takes the exchange.
+    listener: Listener | None
+    #: The one channel made for this request, if any.
+    channel: Channel | None
+
+    @property
+    @abstractmethod
+    def started(self) -> bool:
+        """Whether the head was written."""
+
+    @property
+    @abstractmethod
+    def body_allowed(self) -> bool:
+        """False where the request's method forbids a body (HEAD)."""
+
+    @property
+    @abstractmethod
+    def ended(self) -> bool:
+        """Whether the response is complete or the connection is gone."""
+
+    @abstractmethod
+    def start(self, status: int, headers: Iterable[tuple[str, str]], length: int | None) -> bool:
+        """Write the head.  `length` is the body's size, None for a stream of unknown length.
+
+        Returns False if no body may follow (HEAD, 204, 304).  Framing fields among `headers` are replaced by the
+        host's own; `Connection: close` is honoured.  Raises ValueError for a header that cannot be written (nothing
+        was written then), HandlerError if the response has begun.
+        """
+
+    @abstractmethod
+    def write(self, wire: HttpWire) -> None:
+        """Write body bytes; empty ones write nothing."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """End the response properly; `listener.finished` or `listener.lost` follows."""
+
+    @abstractmethod
+    def upgrade(self, subprotocol: str | None, headers: Iterable[tuple[str, str]]) -> WebSocketExchange:
+        """Answer 101 and become a WebSocket.  Raises BadRequest if the handshake is wrong; nothing was written then.
+
+        The caller sets `listener` before it returns to the loop; nothing is received before that.
+        """
+
+
+class WebSocketExchange(Exchange):
+    """One open WebSocket.  Framing, pings, pongs and the close handshake are the host's business."""
+
+    __slots__ = ()
+
+    listener: WebSocketListener
+    #: Equal for exchanges whose `text` and `binary` give interchangeable results; None if never.
+    wire_format: Hashable
+
+    @abstractmethod
+    def text(self, message: str) -> Any:
+        """The wire form of a text message (sized).  ValueError if UTF-8 cannot carry it."""
+
+    @abstractmethod
+    def binary(self, message: bytes) -> Any:
+        """The wire form of a binary message (sized)."""
+
+    @abstractmethod
+    def write(self, wire: Any) -> None:
+        """Send one message in its wire form."""
+
+    @abstractmethod
+    def ping(self, data: bytes) -> None:
+        """Send a ping of at most 125 bytes."""
+
+    @abstractmethod
+    def close(self, code: int, reason: str) -> None:
+        """Begin the close handshake.  `confirmed` may follow, then `finished` or `lost`, within `close_timeout`."""
+
+
+#: What a transport returns from `_statistics`; kept a plain mapping so that a plugin may add to it.
+Statistics = Mapping[str, int]
