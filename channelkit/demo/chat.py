@@ -107,7 +107,6 @@ class Chat:
             on_close=self._left,
             streaming=True,
             framing="sse",
-            headers={"Cache-Control": "no-store"},
         )
 
     async def _say(self, request: Request) -> Response:
@@ -211,8 +210,15 @@ def _need_same_origin(request: Request) -> None:
     A client that sends no Origin is no browser, and nobody's browser can be misused through it.
     """
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower():
+    if origin is not None and _host_of(origin) != request.headers.get("host", "").lower():
         raise Refused(403, "only the chat's own page may do this")
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:  # "http://[": urlsplit refuses half an IPv6 address
+        return None
 
 
 async def _body(request: Request) -> bytes:
