@@ -327,6 +327,11 @@ class Incoming(Outgoing):
             self._loop.call_soon(self._run_callbacks)
         return callback
 
+    def _forget_close_listener(self, callback: Callable[[CloseStatus], Any]) -> None:
+        """A group lets go of the channel; nothing happens if the listener was told already."""
+        if self._close_listeners and callback in self._close_listeners:
+            self._close_listeners.remove(callback)
+
     # -- iteration
 
     async def receive(self) -> Any:

@@ -33,8 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"channelkit {__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
     demo = commands.add_parser("demo", help="a chat room to open in a browser")
-    demo.add_argument("--ip", default=Config.ip, help="the address to listen on (default: %(default)s)")
-    demo.add_argument("--port", default=Config.port, type=_port, help="0: any free one (default: %(default)s)")
+    demo.add_argument("--ip", default=Config().ip, help="the address to listen on (default: %(default)s)")
+    demo.add_argument("--port", default=Config().port, type=_port, help="0: any free one (default: %(default)s)")
     demo.add_argument("--backend", default="asyncio", choices=("asyncio", "trio"), help="(default: %(default)s)")
     return parser
 

@@ -7,7 +7,7 @@ others: what happens to it is a named policy, and counted.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -19,6 +19,16 @@ from channelkit.errors import ConfigError
 from channelkit.status import CloseStatus
 
 SlowPolicy = Literal["close", "drop-newest", "drop-oldest"]
+
+
+class _Member:
+    """What a group knows of one channel."""
+
+    __slots__ = ("listener", "waiting")
+
+    def __init__(self, listener: Callable[[CloseStatus], None]) -> None:
+        self.listener = listener
+        self.waiting: deque[Any] | None = None  # messages of one that is behind, with "drop-oldest"
 
 
 class Group:
@@ -34,7 +44,7 @@ class Group:
             raise ConfigError(f"slow must be one of {', '.join(get_args(SlowPolicy))}, not {slow!r}")
         if backlog < 1:
             raise ConfigError(f"backlog must be at least 1, not {backlog}")
-        self._members: dict[Channel, deque[Any] | None] = {}  # a backlog only for those behind
+        self._members: dict[Channel, _Member] = {}
         self._slow: SlowPolicy = slow
         self._backlog = backlog
         #: Messages that slow members did not get, since the group was made.
@@ -56,12 +66,15 @@ class Group:
         """Make `channel` a member; it leaves by itself when it is over.  Adding a closed one does nothing."""
         if channel in self._members or not channel.is_open:
             return
-        self._members[channel] = None
-        channel.on_close(partial(self._left, channel))
+        listener = partial(self._left, channel)
+        self._members[channel] = _Member(listener)
+        channel.on_close(listener)
 
     def discard(self, channel: Channel) -> None:
         """Let `channel` leave; nothing happens if it is no member."""
-        self._members.pop(channel, None)
+        member = self._members.pop(channel, None)
+        if member is not None:
+            channel._forget_close_listener(member.listener)
 
     def _left(self, channel: Channel, status: CloseStatus) -> None:
         self.discard(channel)
@@ -95,15 +108,18 @@ class Group:
         return wire
 
     def _send_to(self, channel: Channel, wire: Any) -> bool:
-        try:
-            if self._members[channel] is None:
+        member = self._members.get(channel)
+        if member is None:
+            return False  # it left while this message was on its way to the others
+        if member.waiting is None:
+            try:
                 channel._accept_nowait(wire, channel.single_response)
                 return True
-        except anyio.WouldBlock:
-            pass
-        return self._slow_member(channel, wire)
+            except anyio.WouldBlock:
+                pass
+        return self._slow_member(channel, member, wire)
 
-    def _slow_member(self, channel: Channel, wire: Any) -> bool:
+    def _slow_member(self, channel: Channel, member: _Member, wire: Any) -> bool:
         if self._slow == "close":
             self.closed_slow += 1
             self.discard(channel)
@@ -112,24 +128,24 @@ class Group:
         if self._slow == "drop-newest":
             self.dropped += 1
             return False
-        self._keep_newest(channel, wire)
+        self._keep_newest(channel, member, wire)
         return True
 
-    def _keep_newest(self, channel: Channel, wire: Any) -> None:
+    def _keep_newest(self, channel: Channel, member: _Member, wire: Any) -> None:
         """drop-oldest: a short queue of our own before the channel, emptied by a task that waits like any sender."""
-        waiting = self._members[channel]
+        waiting = member.waiting
         if waiting is None:
-            waiting = self._members[channel] = deque()
-            channel._loop.spawn(self._catch_up, channel, waiting)
+            waiting = member.waiting = deque()
+            channel._loop.spawn(self._catch_up, channel, member, waiting)
         if len(waiting) >= self._backlog:
             waiting.popleft()
             self.dropped += 1
         waiting.append(wire)
 
-    async def _catch_up(self, channel: Channel, waiting: deque[Any]) -> None:
-        while waiting and await channel._turn():
-            if waiting:
+    async def _catch_up(self, channel: Channel, member: _Member, waiting: deque[Any]) -> None:
+        try:
+            while waiting and await channel._turn():
                 channel._accept(waiting.popleft(), channel.single_response)
-        self.dropped += len(waiting)
-        if channel in self._members:
-            self._members[channel] = None
+        finally:
+            self.dropped += len(waiting)
+            member.waiting = None

@@ -20,6 +20,7 @@ let current = null; // the link that is up
 let opening = null; // the link that is to take its place
 let attempts = 0;
 let timer = 0;
+let following = true; // the log is at its end, and stays there when more comes
 
 // -- links
 
@@ -163,10 +164,13 @@ function element(tag, className, text) {
 
 function append(line) {
   const log = $("log");
-  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 48;
   log.append(line);
   while (log.childElementCount > MAX_SHOWN) log.firstElementChild.remove();
-  if (atEnd) log.scrollTop = log.scrollHeight;
+  follow();
+}
+
+function follow() {
+  if (following) $("log").scrollTop = $("log").scrollHeight;
 }
 
 function notice(text) {
@@ -240,6 +244,13 @@ $("transports").addEventListener("change", () => {
   if (opening === null && current !== null && current.kind === chosen()) return;
   connect();
 });
+
+$("log").addEventListener("scroll", (event) => {
+  const log = event.target;
+  following = log.scrollHeight - log.scrollTop - log.clientHeight < 48;
+});
+
+new ResizeObserver(follow).observe($("log")); // a turned phone, a keyboard that comes up
 
 addEventListener("online", () => {
   if (name !== "" && current === null && opening === null) connect();

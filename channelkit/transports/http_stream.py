@@ -16,16 +16,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from channelkit._bodies import open_body
-from channelkit._lifecycle import OVER, logger
+from channelkit._lifecycle import OPEN, OVER, logger
 from channelkit.channel import Channel
 from channelkit.errors import ConfigError
 from channelkit.http import Response, check_status, has_header, header_lines, is_body, to_response, whole
 from channelkit.spi import SPI_VERSION, ChannelOptions, HttpExchange, HttpWire
-from channelkit.status import CloseStatus
+from channelkit.status import By, CloseStatus
 from channelkit.wire import ndjson, sse
 from channelkit.wire.http1_responses import check_header
 
 if TYPE_CHECKING:
+    from channelkit._loop import Timer
     from channelkit.http import Request
 
 HTML = ("Content-Type", "text/html; charset=utf-8")  # http-kit's default on channels
@@ -65,7 +66,7 @@ class Piece:
 class HttpStreamChannel(Channel):
     """A channel over one HTTP response; it sends only."""
 
-    __slots__ = ("_framing", "_headers", "_http", "_last_piece", "_pending", "_pending_bytes", "_pulling", "_status")
+    __slots__ = ("_framing", "_headers", "_http", "_last_piece", "_pending", "_pending_bytes", "_ping_timer", "_pulling", "_status", "_wrote")
 
     transport = "http_stream"
     _receive_unsupported = "a plain HTTP response carries nothing back: use a WebSocket, or let the client POST"
@@ -83,6 +84,8 @@ class HttpStreamChannel(Channel):
         self._pending: deque[tuple[Piece, bool]] | None = None  # what waits behind a streamed body
         self._pending_bytes = 0
         self._last_piece: tuple[int, str] | None = None  # our close, waiting behind a streamed body
+        self._ping_timer: Timer | None = None
+        self._wrote = False  # since the last look of the ping timer
         exchange.listener = self
 
     # -- hooks
@@ -132,6 +135,7 @@ class HttpStreamChannel(Channel):
         return Piece(HttpWire(content), response if has_head else None)
 
     def _write(self, wire: Any, last: bool) -> None:
+        self._wrote = True
         if self._pulling:
             if self._pending is None:
                 self._pending = deque()
@@ -171,6 +175,24 @@ class HttpStreamChannel(Channel):
         """A stream's head goes out when it is opened, so that an EventSource sees it open."""
         if self._framing is not None and not self._http.started:
             self._http.start(self._status, self._head_lines(None), None)
+            self._ping_later()
+
+    def _ping_later(self) -> None:
+        self._ping_timer = self._loop.call_at(self._loop.time() + self._config.ping_interval, self._ping_if_silent)
+
+    def _ping_if_silent(self) -> None:
+        """A framed stream that says nothing for `ping_interval` pings: only a write finds out a peer that vanished."""
+        if self._phase == OPEN:
+            if not self._wrote and not self._unsent():
+                self._ping(b"")
+            self._wrote = False
+            self._ping_later()
+
+    def _end(self, status: CloseStatus, code: int, by: By, delivered: bool | None, unsent: int) -> None:
+        if self._ping_timer is not None:
+            self._ping_timer.cancel()
+            self._ping_timer = None
+        self._ended(status, code, "", by, delivered=delivered, unsent=unsent)
 
     def _head_lines(self, response: Response | None) -> list[tuple[str, str]]:
         given = header_lines(response.headers) if response is not None and response.headers else []
@@ -255,10 +277,10 @@ class HttpStreamChannel(Channel):
         self._room()
 
     def finished(self) -> None:
-        self._ended(CloseStatus.SERVER_CLOSE, 1000, "", "local")
+        self._end(CloseStatus.SERVER_CLOSE, 1000, "local", None, 0)
 
     def lost(self, error: Exception | None) -> None:
-        self._ended(CloseStatus.CLIENT_CLOSE, 1006, "", "peer", unsent=self._unsent())
+        self._end(CloseStatus.CLIENT_CLOSE, 1006, "peer", False, self._unsent())
 
 
 async def _dispose(body: Any) -> None:
