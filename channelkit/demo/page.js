@@ -255,3 +255,15 @@ new ResizeObserver(follow).observe($("log")); // a turned phone, a keyboard that
 addEventListener("online", () => {
   if (name !== "" && current === null && opening === null) connect();
 });
+
+// A browser may keep a page that was left, frozen, to come back to: say goodbye, so that nobody talks to a frozen page.
+addEventListener("pagehide", () => {
+  clearTimeout(timer);
+  current?.close();
+  opening?.close();
+  current = opening = null;
+});
+
+addEventListener("pageshow", (event) => {
+  if (event.persisted && name !== "") connect();
+});

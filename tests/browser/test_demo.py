@@ -15,7 +15,7 @@ from channelkit.demo import Chat
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import cdp  # noqa: E402  (a neighbour of this file, which is no package)
+import cdp
 
 EXECUTABLE = cdp.find_browser()
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no `chromium` on the PATH (apt-get install chromium)")
@@ -222,3 +222,12 @@ def test_fits_the_window(open_page: Open, dark: bool, width: int, tmp_path: Path
     assert page.evaluate("document.querySelector('#compose').getBoundingClientRect().bottom <= innerHeight") is True
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
     assert (int(ground) < 128) is dark
+
+
+def test_a_frozen_page_is_not_here(open_page: Open) -> None:
+    """A page that the browser keeps frozen leaves the room, and is back when it is shown again."""
+    ada, bob = open_page("Ada"), open_page("Bob")
+    bob.evaluate("dispatchEvent(new PageTransitionEvent('pagehide', {persisted: true}))")
+    wait_for_people(ada, Ada="WebSocket")
+    bob.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))")
+    wait_for_people(ada, Ada="WebSocket", Bob="WebSocket")

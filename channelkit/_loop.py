@@ -1,0 +1,420 @@
+"""The event loop as the rest of channelkit sees it.  The only module that imports asyncio or trio.
+
+A `Loop` runs things soon, at a time, when a descriptor is readable, or as a task; it parks a task on the cheapest
+thing the backend has; and it lets other threads in.  All tasks live in the anyio task group of `open_loop`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+import math
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import sniffio
+from anyio.abc import TaskGroup
+
+logger = logging.getLogger("channelkit")
+
+LAST_TURNS = 64  # rounds of calls that calls queued, when the loop ends
+
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+class Timer:
+    """One call at one time; `cancel` is cheap and may come late."""
+
+    __slots__ = ("_args", "_function", "_loop")
+
+    def __init__(self, loop: Loop, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._loop: Loop | None = loop
+        self._function: Callable[..., Any] | None = function
+        self._args = args
+
+    @property
+    def active(self) -> bool:
+        return self._loop is not None
+
+    def cancel(self) -> None:
+        """The call will not be made; nothing happens if it was."""
+        loop, self._loop = self._loop, None
+        self._function = None
+        self._args = ()
+        if loop is not None:
+            loop._timer_cancelled()
+
+    def _fire(self) -> None:
+        function, args = self._function, self._args
+        self._loop = self._function = None
+        if function is not None:
+            function(*args)
+
+
+class Parking(ABC):
+    """A place where one task at a time waits; being woken says nothing but "look again"."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def waiting(self) -> bool:
+        """Whether a task is parked here and not yet woken."""
+
+    @abstractmethod
+    async def park(self) -> None:
+        """Wait until woken.  Cancellable; then nothing has happened."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Wake the task that is parked here, if any."""
+
+
+class Loop(ABC):
+    """See the module.  All methods but `run_from_thread` belong to the loop's own thread."""
+
+    name: str
+
+    def __init__(self, tasks: TaskGroup) -> None:
+        self._tasks = tasks
+        self._calls: deque[Call] = deque()
+        self._heap: list[tuple[float, int, Timer]] = []
+        self._counter = itertools.count()
+        self._cancelled = 0
+        self._thread = threading.get_ident()
+        self._lock = threading.Lock()
+        self._foreign: deque[Call] = deque()
+        self._open = True
+        self._error: BaseException | None = None
+        #: Acceptances since some task last yielded: see `_outgoing`.
+        self.burst = 0
+
+    @property
+    def in_loop_thread(self) -> bool:
+        """Whether the caller is on the loop's own thread."""
+        return threading.get_ident() == self._thread
+
+    @abstractmethod
+    def time(self) -> float:
+        """The loop's monotonic clock, in seconds."""
+
+    @abstractmethod
+    def parking(self) -> Parking:
+        """A new parking place."""
+
+    @abstractmethod
+    def checkpoint(self) -> Awaitable[None]:
+        """Let everything else run once."""
+
+    @abstractmethod
+    def watch(self, fd: int, function: Callable[[], Any]) -> None:
+        """Call `function()` each time `fd` is readable."""
+
+    @abstractmethod
+    def unwatch(self, fd: int) -> None:
+        """Stop that."""
+
+    @abstractmethod
+    def _wake_driver(self) -> None:
+        """Have `_run_calls` called in this turn of the loop."""
+
+    @abstractmethod
+    def _set_timer(self, at: float) -> None:
+        """Have `_run_timers` called at `at` (math.inf: not)."""
+
+    # -- running things
+
+    def call_soon(self, function: Callable[..., Any], *args: Any) -> None:
+        """Run `function(*args)` after the current step, in order.  An Exception out of it is logged."""
+        self._calls.append((function, args))
+        if len(self._calls) == 1:
+            self._wake_driver()
+
+    def _run_calls(self) -> None:
+        """Run what is queued now; what that queues runs in the next turn, so the loop gets its own in between."""
+        calls = self._calls
+        for _ in range(len(calls)):
+            function, args = calls[0]
+            try:
+                self._guarded(function, args)
+            finally:
+                calls.popleft()
+        if calls:
+            self._wake_driver()
+
+    def _guarded(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        try:
+            function(*args)
+        except Exception:
+            logger.exception("an internal call of the loop failed")
+        except BaseException as error:
+            self.fail(error)
+
+    def spawn(self, function: Callable[..., Awaitable[Any]], *args: Any, name: object = None) -> None:
+        """Start `function(*args)` as a task of the loop's group, in the caller's context."""
+        self._tasks.start_soon(function, *args, name=name)
+
+    def fail(self, error: BaseException) -> None:
+        """End `open_loop` with `error`."""
+        if self._error is None:
+            self._error = error
+            self._tasks.cancel_scope.cancel()
+
+    # -- time
+
+    def call_at(self, deadline: float, function: Callable[..., Any], *args: Any) -> Timer:
+        """Run `function(*args)` once the clock reaches `deadline`; equal ones in the order they were asked for."""
+        timer = Timer(self, function, args)
+        if deadline < math.inf:
+            heapq.heappush(self._heap, (deadline, next(self._counter), timer))
+            if self._heap[0][2] is timer:
+                self._set_timer(deadline)
+        return timer
+
+    def _timer_cancelled(self) -> None:
+        """Cancelled timers are dropped when they are more than half of the heap, so it cannot grow without bound."""
+        self._cancelled += 1
+        if self._cancelled > 64 and self._cancelled * 2 > len(self._heap):
+            self._heap = [entry for entry in self._heap if entry[2].active]
+            heapq.heapify(self._heap)
+            self._cancelled = 0
+
+    def _run_timers(self) -> None:
+        now = self.time()
+        while self._heap and (self._heap[0][0] <= now or not self._heap[0][2].active):
+            timer = heapq.heappop(self._heap)[2]
+            if timer.active:
+                self._guarded(timer._fire, ())
+            else:
+                self._cancelled = max(0, self._cancelled - 1)
+        self._set_timer(self._heap[0][0] if self._heap else math.inf)
+
+    # -- other threads
+
+    def run_from_thread(self, function: Callable[..., Any], *args: Any) -> None:
+        """Run `function(*args)` on the loop soon; from any thread.  RuntimeError once the loop has ended."""
+        with self._lock:
+            if not self._open:
+                raise RuntimeError("the server's loop has ended")
+            self._foreign.append((function, args))
+            if len(self._foreign) == 1:
+                self._wake_from_thread()
+
+    @abstractmethod
+    def _wake_from_thread(self) -> None:
+        """Have `_run_foreign` called on the loop."""
+
+    def _run_foreign(self) -> None:
+        with self._lock:
+            calls, self._foreign = self._foreign, deque()
+        for function, args in calls:
+            self._guarded(function, args)
+
+    def _close(self) -> None:
+        """The last turn: what is queued still runs, so no `on_close` is lost with the loop."""
+        with self._lock:
+            self._open = False
+        self._run_foreign()
+        for _ in range(LAST_TURNS):
+            if not self._calls:
+                return
+            self._run_calls()
+
+    async def _finish(self) -> None:
+        """Stop the helpers."""
+
+
+class AsyncioParking(Parking):
+    __slots__ = ("_future", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._future: asyncio.Future[None] | None = None
+
+    @property
+    def waiting(self) -> bool:
+        return self._future is not None and not self._future.done()
+
+    async def park(self) -> None:
+        self._future = future = self._loop.create_future()
+        try:
+            await future
+        finally:
+            self._future = None
+
+    def wake(self) -> None:
+        future = self._future
+        if future is not None and not future.done():
+            future.set_result(None)
+
+
+class AsyncioLoop(Loop):
+    """On asyncio or uvloop no helper task is needed: the loop calls us."""
+
+    name = "asyncio"
+
+    def __init__(self, tasks: TaskGroup) -> None:
+        super().__init__(tasks)
+        self._native = asyncio.get_running_loop()
+        self._handle: asyncio.TimerHandle | None = None
+
+    def time(self) -> float:
+        return self._native.time()
+
+    def parking(self) -> Parking:
+        return AsyncioParking(self._native)
+
+    def checkpoint(self) -> Awaitable[None]:
+        return asyncio.sleep(0)
+
+    def watch(self, fd: int, function: Callable[[], Any]) -> None:
+        self._native.add_reader(fd, self._guarded, function, ())
+
+    def unwatch(self, fd: int) -> None:
+        self._native.remove_reader(fd)
+
+    def _wake_driver(self) -> None:
+        self._native.call_soon(self._run_calls)
+
+    def _set_timer(self, at: float) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        if at < math.inf:
+            self._handle = self._native.call_at(at, self._run_timers)
+
+    def _wake_from_thread(self) -> None:
+        self._native.call_soon_threadsafe(self._run_foreign)
+
+    async def _finish(self) -> None:
+        self._set_timer(math.inf)
+
+
+def _trio_loop(tasks: TaskGroup, helpers: TaskGroup) -> Loop:
+    import trio
+
+    class TrioParking(Parking):
+        __slots__ = ("_task",)
+
+        def __init__(self) -> None:
+            self._task: Any = None
+
+        @property
+        def waiting(self) -> bool:
+            return self._task is not None
+
+        async def park(self) -> None:
+            def abort(_: Any) -> Any:
+                self._task = None
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            self._task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(abort)
+
+        def wake(self) -> None:
+            task, self._task = self._task, None
+            if task is not None:
+                trio.lowlevel.reschedule(task)
+
+    class TrioLoop(Loop):
+        """Trio has tasks only, so a few helpers stand for its callbacks: one drives, one keeps time, one watches."""
+
+        name = "trio"
+
+        def __init__(self) -> None:
+            super().__init__(tasks)
+            self._token = trio.lowlevel.current_trio_token()
+            self._driver = TrioParking()
+            self._timer_scope = trio.CancelScope()
+            self._next = math.inf
+            self._watches: dict[int, trio.CancelScope] = {}
+            helpers.start_soon(self._drive)
+            helpers.start_soon(self._keep_time)
+
+        def time(self) -> float:
+            return trio.current_time()
+
+        def parking(self) -> Parking:
+            return TrioParking()
+
+        def checkpoint(self) -> Awaitable[None]:
+            return trio.lowlevel.checkpoint()
+
+        @trio.lowlevel.enable_ki_protection
+        async def _drive(self) -> None:
+            while True:
+                if self._calls:
+                    self._run_calls()
+                    await trio.lowlevel.checkpoint()
+                if not self._calls:
+                    await self._driver.park()
+
+        def _wake_driver(self) -> None:
+            self._driver.wake()
+
+        @trio.lowlevel.enable_ki_protection
+        async def _keep_time(self) -> None:
+            while True:
+                with trio.CancelScope(deadline=self._next) as self._timer_scope:
+                    await trio.sleep_forever()
+                self._next = math.inf
+                self._run_timers()
+
+        def _set_timer(self, at: float) -> None:
+            self._next = at
+            self._timer_scope.deadline = at
+
+        def watch(self, fd: int, function: Callable[[], Any]) -> None:
+            scope = self._watches[fd] = trio.CancelScope()
+            helpers.start_soon(self._watch, fd, function, scope)
+
+        @trio.lowlevel.enable_ki_protection
+        async def _watch(self, fd: int, function: Callable[[], Any], scope: trio.CancelScope) -> None:
+            with scope:
+                while True:
+                    await trio.lowlevel.wait_readable(fd)
+                    self._guarded(function, ())
+
+        def unwatch(self, fd: int) -> None:
+            scope = self._watches.pop(fd, None)
+            if scope is not None:
+                scope.cancel()
+
+        def _wake_from_thread(self) -> None:
+            self._token.run_sync_soon(self._run_foreign)
+
+        async def _finish(self) -> None:
+            helpers.cancel_scope.cancel()
+
+    return TrioLoop()
+
+
+@asynccontextmanager
+async def open_loop() -> AsyncIterator[Loop]:
+    """The running event loop as a `Loop`; on leaving, spawned tasks are awaited, then the helpers end."""
+    asyncio_backend = sniffio.current_async_library() == "asyncio"
+    loop: Loop | None = None
+    try:
+        async with anyio.create_task_group() as helpers:
+            try:
+                async with anyio.create_task_group() as tasks:
+                    loop = AsyncioLoop(tasks) if asyncio_backend else _trio_loop(tasks, helpers)
+                    yield loop
+            finally:
+                if loop is not None:
+                    loop._close()
+                    await loop._finish()
+    finally:
+        if loop is not None and loop._error is not None:
+            error, loop._error = loop._error, None
+            raise error
+
+

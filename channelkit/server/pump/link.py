@@ -1,0 +1,186 @@
+"""A Link: one byte connection as a protocol engine sees it, whatever pump moves its bytes.
+
+Here: accepting bytes, when they are flushed, how a link ends, and noticing a peer that does not read.  A pump
+(reactor or stream) supplies the moving.  The engine's calls come from the loop; `connection_lost` is the last, comes
+exactly once, and never from inside a call the engine made.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Protocol
+
+from channelkit._lifecycle import logger
+from channelkit.server.deadline import Deadline
+
+if TYPE_CHECKING:
+    from channelkit._loop import Loop
+    from channelkit.config import Config
+
+FLUSH_AT = 64 * 1024  # bytes accepted in one turn that are not left waiting for its end
+LINGER_BYTES = 1024 * 1024  # read away after our end, so that the peer's stack delivers it (RFC 9112 9.6)
+
+
+class Engine(Protocol):
+    """What a protocol implements on top of a link."""
+
+    def data_received(self, data: memoryview) -> bool:
+        """Bytes arrived; copy what is kept.  True: more work is buffered than one turn may take."""
+        ...
+
+    def resume(self) -> bool:
+        """Go on with what is buffered, in a later turn; also once after reading was switched on."""
+        ...
+
+    def eof_received(self) -> None:
+        """The peer has sent its FIN: nothing more will be read."""
+        ...
+
+    def wrote(self) -> None:
+        """Bytes left since `notify` was set; it is reset before."""
+        ...
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The last call.  None: `finish` was asked for, and everything was handed over."""
+        ...
+
+
+OPEN, FINISHING, LOST = range(3)
+
+
+class Link(ABC):
+    """One byte connection."""
+
+    __slots__ = ("_dirty", "_loop", "_out", "_phase", "_stall", "_config", "alive", "engine", "local", "notify", "peer", "reading", "unsent")
+
+    engine: Engine
+
+    def __init__(self, loop: Loop, config: Config, peer: Any, local: Any) -> None:
+        self._loop = loop
+        self._config = config
+        self._out: list[bytes] = []
+        self._dirty = False  # a flush is scheduled, or the kernel is being waited for
+        self._phase = OPEN
+        self._stall: Deadline | None = None
+        self.peer = peer
+        self.local = local
+        self.unsent = 0  # bytes accepted and not handed over
+        self.notify = False  # the engine wants `wrote`
+        self.alive = False  # something was read; whoever watches for silence resets it
+        self.reading = True
+
+    @property
+    def closed(self) -> bool:
+        """Whether the engine has been told, or is being told, that this is over."""
+        return self._phase == LOST
+
+    # -- writing
+
+    def write(self, data: bytes) -> None:
+        """Accept `data`; it leaves with this turn's flush, or at once when much has gathered.  Ignored after the end."""
+        if self._phase != OPEN:
+            return
+        self._out.append(data)
+        self.unsent += len(data)
+        if not self._dirty:
+            self._dirty = True
+            self._schedule_flush()
+        if self.unsent >= FLUSH_AT:
+            self.flush()
+
+    @abstractmethod
+    def _schedule_flush(self) -> None:
+        """Have `flush` called in this turn of the loop."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Hand over what can be handed over now.  Never calls the engine."""
+
+    def _progress(self, sent: int) -> None:
+        """`sent` bytes were handed over."""
+        self.unsent -= sent
+        if self._stall is not None:
+            self._stall.set(self._config.write_timeout)
+            if not self.unsent:
+                self._stall.cancel()
+                self._stall = None
+        if self.notify:
+            self.notify = False
+            self._loop.call_soon(self._tell_wrote)
+
+    def _blocked(self) -> None:
+        """The peer does not take what is unsent: from now on it is being timed."""
+        if self._stall is None:
+            self._stall = Deadline(self._loop, self._stalled)
+            self._stall.set(self._config.write_timeout)
+
+    def _stalled(self) -> None:
+        self._lose(TimeoutError(f"the peer took nothing for {self._config.write_timeout} s"))
+
+    def _tell_wrote(self) -> None:
+        if self._phase != LOST:
+            self.guard(self.engine.wrote)
+
+    # -- ending
+
+    def finish(self) -> None:
+        """No more writes; when all is handed over, end our direction, tell the engine, linger, close."""
+        if self._phase == OPEN:
+            self._phase = FINISHING
+            self._loop.call_soon(self._finish_if_sent)
+
+    def _finish_if_sent(self) -> None:
+        if self._phase != FINISHING:
+            return
+        self.flush()
+        if self._phase == FINISHING and not self.unsent:
+            self._phase = LOST
+            self._shut()
+            self.guard(self.engine.connection_lost, None)
+
+    def abort(self) -> None:
+        """End at once; what is unsent stays counted in `unsent` and never leaves."""
+        self._lose(ConnectionAbortedError("aborted by this side"))
+
+    def _lose(self, error: Exception) -> None:
+        """The connection is over by `error`; the engine learns it in a call of its own."""
+        if self._phase == LOST:
+            return
+        self._phase = LOST
+        self._out.clear()
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+        self._close(hard=self.unsent > 0 or isinstance(error, ConnectionAbortedError))
+        self._loop.call_soon(self._tell_lost, error)
+
+    def _tell_lost(self, error: Exception) -> None:
+        self.guard(self.engine.connection_lost, error)
+
+    @abstractmethod
+    def _shut(self) -> None:
+        """Everything is out: shut down our direction, read away what comes for a while, close."""
+
+    @abstractmethod
+    def _close(self, hard: bool) -> None:
+        """Close at once; `hard`: tell the peer that something is missing (RST)."""
+
+    # -- reading
+
+    @abstractmethod
+    def set_reading(self, on: bool) -> None:
+        """Stop or go on reading; going on also calls `engine.resume` in a later turn."""
+
+    # -- the engine's mistakes
+
+    def guard(self, call: Any, *args: Any) -> Any:
+        """Call the engine: an Exception out of it ends this link only, anything else the whole loop."""
+        try:
+            return call(*args)
+        except Exception:
+            logger.exception("the protocol engine of a connection failed; that connection is cut")
+            self._lose(ConnectionAbortedError("internal error"))
+        except BaseException as error:
+            self._lose(ConnectionAbortedError("the server is ending"))
+            self._loop.fail(error)
+        return None

@@ -1,0 +1,495 @@
+"""The reactor: all sockets of one loop in one epoll, and the loop is woken once for all that are ready.
+
+The traps it steers around, each seen: events of a connection that was closed earlier in the same batch (looked up by
+descriptor *and* generation); HUP that cannot be masked (a paused link that gets one is unregistered, with a
+deadline); one connection holding the loop (one read and 64 messages a turn, 5 ms in all); running out of descriptors.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from channelkit._lifecycle import logger
+from channelkit.server.deadline import Deadline
+from channelkit.server.pump.link import FINISHING, LINGER_BYTES, LOST, OPEN, Engine, Link
+
+if TYPE_CHECKING:
+    from channelkit._loop import Loop
+    from channelkit.config import Config
+
+IN, OUT, HUP, ERR, RDHUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP, select.EPOLLERR, select.EPOLLRDHUP
+READ_SIZE = 256 * 1024
+EVENTS_PER_POLL = 512
+TURN = 0.005  # seconds a tick may take before the rest waits for the next
+FLUSH_SLICE = 0.002  # seconds of flushing before the loop gets a turn
+ACCEPTS_PER_TURN = 64
+REST = 0.5  # seconds a listener rests when descriptors have run out
+_NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+OnConnect = Callable[[Link], Engine]
+
+
+class Poller(Protocol):
+    """The part of select.epoll used here; tests script another."""
+
+    def register(self, fd: int, eventmask: int) -> None: ...
+    def modify(self, fd: int, eventmask: int) -> None: ...
+    def unregister(self, fd: int) -> None: ...
+    def poll(self, timeout: float, maxevents: int) -> list[tuple[int, int]]: ...
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+
+
+class Reactor:
+    """See the module."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        config: Config,
+        *,
+        poller: Poller | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.loop = loop
+        self.config = config
+        self.poller: Poller = select.epoll() if poller is None else poller  # type: ignore[assignment]
+        self.buffer = memoryview(bytearray(READ_SIZE))
+        self._clock = clock
+        self._handlers: dict[int, Any] = {}  # descriptor -> SocketLink or Listener
+        self._ready: deque[SocketLink] = deque()
+        self._ready_scheduled = False
+        self._dirty: deque[SocketLink] = deque()
+        self._flush_scheduled = False
+        self._ticking = False
+        self._closing: list[socket.socket] = []  # closed at the end of the tick, so no number is reused within it
+        self._listeners: list[Listener] = []
+        self.links = 0
+        loop.watch(self.poller.fileno(), self.tick)
+
+    # -- coming and going
+
+    def listen(self, sock: socket.socket, on_connect: OnConnect) -> Listener:
+        """Accept connections on a non-blocking listening socket."""
+        listener = Listener(self, sock, on_connect)
+        self._listeners.append(listener)
+        return listener
+
+    def adopt(self, sock: socket.socket, on_connect: OnConnect) -> Link:
+        """Serve a connected socket."""
+        sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        link = SocketLink(self, sock)
+        link.engine = on_connect(link)
+        self.links += 1
+        self.register(sock.fileno(), link, IN | RDHUP)
+        return link
+
+    def register(self, fd: int, handler: Any, events: int) -> None:
+        self._handlers[fd] = handler
+        self.poller.register(fd, events)
+
+    def unregister(self, fd: int) -> None:
+        """Always before the socket is closed: a descriptor that lives elsewhere would go on being reported."""
+        if self._handlers.pop(fd, None) is not None:
+            self.poller.unregister(fd)
+
+    def discard(self, sock: socket.socket) -> None:
+        """Close a socket that is unregistered; inside a tick, at its end."""
+        if self._ticking:
+            self._closing.append(sock)
+        else:
+            sock.close()
+
+    def link_closed(self) -> None:
+        self.links -= 1
+        for listener in self._listeners:
+            listener.wake()
+
+    def close(self) -> None:
+        """Cut every link, close the epoll.  The engines are told by the loop's last turn."""
+        for handler in list(self._handlers.values()):
+            if isinstance(handler, SocketLink):
+                handler.cut()
+            else:
+                handler.close()
+        self.loop.unwatch(self.poller.fileno())
+        self.poller.close()
+
+    # -- the tick
+
+    def tick(self) -> None:
+        """Serve what is ready.  Never entered while it runs."""
+        if self._ticking:
+            return
+        self._ticking = True
+        try:
+            self._serve_events()
+            self._flush_dirty()
+        finally:
+            self._ticking = False
+            for sock in self._closing:
+                sock.close()
+            self._closing.clear()
+
+    def _serve_events(self) -> None:
+        handlers = self._handlers
+        # The owners are looked up before any user code runs: a number may belong to another by then.
+        batch = [(handlers.get(fd), events) for fd, events in self.poller.poll(0, EVENTS_PER_POLL)]
+        until = self._clock() + TURN
+        for handler, events in batch:
+            if handler is not None:
+                handler.on_events(events)
+                if self._clock() > until:
+                    return  # level-triggered: the rest is reported again
+
+    def make_ready(self, link: SocketLink) -> None:
+        """`link` has work buffered: it goes on in the next turn."""
+        if not link.queued:
+            link.queued = True
+            self._ready.append(link)
+        if not self._ready_scheduled:
+            self._ready_scheduled = True
+            self.loop.call_soon(self._serve_ready)
+
+    def _serve_ready(self) -> None:
+        self._ready_scheduled = False
+        until = self._clock() + TURN
+        was_ticking, self._ticking = self._ticking, True
+        try:
+            for _ in range(len(self._ready)):
+                link = self._ready.popleft()
+                link.queued = False
+                link.go_on()
+                if self._clock() > until:
+                    break
+            self._flush_dirty()
+        finally:
+            self._ticking = was_ticking
+            for sock in self._closing:
+                sock.close()
+            self._closing.clear()
+        if self._ready and not self._ready_scheduled:
+            self._ready_scheduled = True
+            self.loop.call_soon(self._serve_ready)
+
+    # -- flushing
+
+    def make_dirty(self, link: SocketLink) -> None:
+        """A dirty link exists, so a flush is scheduled in this turn."""
+        self._dirty.append(link)
+        if not self._ticking and not self._flush_scheduled:
+            self._flush_scheduled = True
+            self.loop.call_soon(self._flush_later)
+
+    def _flush_later(self) -> None:
+        self._flush_scheduled = False
+        self._flush_dirty()
+
+    def _flush_dirty(self) -> None:
+        """Oldest first, in slices: a broadcast to thousands must not hold the loop."""
+        dirty = self._dirty
+        until = self._clock() + FLUSH_SLICE
+        while dirty:
+            dirty.popleft().flush_turn()
+            if dirty and self._clock() > until:
+                if not self._flush_scheduled:
+                    self._flush_scheduled = True
+                    self.loop.call_soon(self._flush_later)
+                return
+
+
+class SocketLink(Link):
+    """A link over a socket of the reactor."""
+
+    __slots__ = ("_eof", "_events", "_half_closed", "_lingered", "_more", "_reactor", "_sock", "queued")
+
+    def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
+        super().__init__(reactor.loop, reactor.config, _address(sock.getpeername), _address(sock.getsockname))
+        self._reactor = reactor
+        self._sock: socket.socket | None = sock
+        self._events = IN | RDHUP
+        self._eof = False
+        self._more = False  # the engine has work buffered; nothing is read until it is done
+        self._half_closed: Deadline | None = None  # the peer hung up while we were not reading
+        self._lingered = -1  # bytes read away after our end; -1 before it
+        self.queued = False
+
+    # -- events
+
+    def on_events(self, events: int) -> None:
+        if self._sock is None:
+            return
+        if events & OUT:
+            self.flush()
+            self._update()
+        if self._sock is None:
+            return
+        if self._lingered >= 0:
+            self._linger()
+        elif events & (IN | RDHUP | HUP | ERR):
+            if self.reading and not self._more and not self._eof:
+                self._read()
+            elif events & (RDHUP | HUP | ERR):
+                self._hung_up()
+
+    def _read(self) -> None:
+        assert self._sock is not None
+        buffer = self._reactor.buffer
+        try:
+            size = self._sock.recv_into(buffer)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._lose(error)
+            return
+        self.alive = True
+        if size == 0:
+            self._end_of_input()
+            return
+        if self.guard(self.engine.data_received, buffer[:size]):
+            self._continue_later()
+
+    def _continue_later(self) -> None:
+        if self._phase != LOST:
+            self._more = True
+            self._update()
+            self._reactor.make_ready(self)
+
+    def go_on(self) -> None:
+        """The next turn of work that was left."""
+        if self._phase == LOST:
+            return
+        self._more = False
+        if self.reading and self.guard(self.engine.resume):
+            self._continue_later()
+        else:
+            self._update()
+
+    def _end_of_input(self) -> None:
+        self._eof = True
+        self._update()
+        self.guard(self.engine.eof_received)
+
+    def _hung_up(self) -> None:
+        """HUP, ERR or RDHUP while we do not read: it would be reported for ever, so we look away, for a while."""
+        assert self._sock is not None
+        if self._half_closed is None and not self._eof:
+            self._half_closed = Deadline(self._loop, self._abandoned)
+            self._half_closed.set(self._config.half_closed_timeout)
+        self._set_events(0)
+
+    def _abandoned(self) -> None:
+        self._lose(ConnectionResetError("the peer hung up while its messages were not being read"))
+
+    # -- interest
+
+    def _update(self) -> None:
+        """Bring epoll's view in line: reading unless paused, busy or at the end; writing while something is unsent."""
+        if self._sock is None:
+            return
+        events = 0
+        if self._lingered >= 0 or (self.reading and not self._more and not self._eof):
+            events = IN | RDHUP
+        elif not self._eof and self._half_closed is None:
+            events = RDHUP
+        if self.unsent and self._lingered < 0 and self._stall is not None:
+            events |= OUT
+        self._set_events(events)
+
+    def _set_events(self, events: int) -> None:
+        if events == self._events or self._sock is None:
+            return
+        fd = self._sock.fileno()
+        if not events:
+            self._reactor.unregister(fd)  # HUP and ERR cannot be masked: 0 would spin
+        elif not self._events:
+            self._reactor.register(fd, self, events)
+        else:
+            self._reactor.poller.modify(fd, events)
+        self._events = events
+
+    def set_reading(self, on: bool) -> None:
+        if self._phase == LOST or on == self.reading:
+            return
+        self.reading = on
+        if on:
+            if self._half_closed is not None:
+                self._half_closed.cancel()
+                self._half_closed = None
+            self._more = True
+            self._reactor.make_ready(self)
+        else:
+            self._update()
+
+    # -- writing
+
+    def _schedule_flush(self) -> None:
+        self._reactor.make_dirty(self)
+
+    def flush_turn(self) -> None:
+        self._dirty = False
+        self.flush()
+
+    def flush(self) -> None:
+        out = self._out
+        if not out or self._sock is None or self._phase == LOST:
+            return
+        data = out[0] if len(out) == 1 else b"".join(out)
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            out[:] = [data]
+            self._lose(error)
+            return
+        if sent == len(data):
+            out.clear()
+        else:
+            out[:] = [data[sent:] if sent else data]
+        if sent:
+            self._progress(sent)
+        if self.unsent:
+            self._blocked()
+            if not self._events & OUT:
+                self._update()
+        elif self._events & OUT:
+            self._update()
+        if self._phase == FINISHING and not self.unsent:
+            self._loop.call_soon(self._finish_if_sent)
+
+    # -- ending
+
+    def _shut(self) -> None:
+        assert self._sock is not None
+        if self._half_closed is not None:
+            self._half_closed.cancel()
+            self._half_closed = None
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._close(hard=False)
+            return
+        if self._eof:
+            self._close(hard=False)
+            return
+        self._lingered = 0
+        self._half_closed = Deadline(self._loop, self._linger_over)
+        self._half_closed.set(self._config.linger_timeout)
+        self._update()
+
+    def _linger(self) -> None:
+        assert self._sock is not None
+        try:
+            size = self._sock.recv_into(self._reactor.buffer)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            size = 0
+        self._lingered += size
+        if size == 0 or self._lingered > LINGER_BYTES:
+            self._linger_over()
+
+    def _linger_over(self) -> None:
+        self._close(hard=False)
+
+    def cut(self) -> None:
+        """The reactor ends."""
+        self._lose(ConnectionAbortedError("the server has ended"))
+        self._close(hard=False)
+
+    def _close(self, hard: bool) -> None:
+        sock, self._sock = self._sock, None
+        if sock is None:
+            return
+        if self._half_closed is not None:
+            self._half_closed.cancel()
+            self._half_closed = None
+        if self._events:
+            self._reactor.unregister(sock.fileno())
+        if hard and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        self._reactor.discard(sock)
+        self._reactor.link_closed()
+
+
+def _address(ask: Callable[[], Any]) -> Any:
+    """(host, port), or None where the socket has no such thing."""
+    try:
+        address = ask()
+    except OSError:
+        return None
+    return address[:2] if isinstance(address, tuple) else None
+
+
+class Listener:
+    """A listening socket of the reactor."""
+
+    def __init__(self, reactor: Reactor, sock: socket.socket, on_connect: OnConnect) -> None:
+        self._reactor = reactor
+        self._sock: socket.socket | None = sock
+        self._on_connect = on_connect
+        self._resting = False
+        self._warned = False
+        self._timer = Deadline(reactor.loop, self._rested)
+        reactor.register(sock.fileno(), self, IN)
+
+    def on_events(self, events: int) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            if self._sock is None or self._resting:
+                return
+            if self._reactor.links >= self._reactor.config.max_connections:
+                self._rest(None)
+                return
+            try:
+                sock, _ = self._sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTORS:
+                    self._rest(error)
+                    return
+                continue  # that connection is gone already (ECONNABORTED and its kin)
+            self._reactor.adopt(sock, self._on_connect)
+
+    def _rest(self, error: OSError | None) -> None:
+        """Look away for a while: a listener that cannot accept would be reported for ever."""
+        assert self._sock is not None
+        self._resting = True
+        self._reactor.unregister(self._sock.fileno())
+        if error is not None:
+            self._timer.set(REST)
+            if not self._warned:
+                self._warned = True
+                logger.warning("cannot accept (%s); new connections wait until descriptors are free", error.strerror)
+
+    def wake(self) -> None:
+        """A connection has ended; if the limit was the reason to rest, there is room again."""
+        if self._resting and self._reactor.links < self._reactor.config.max_connections:
+            self._rested()
+
+    def _rested(self) -> None:
+        if self._sock is not None and self._resting:
+            self._resting = False
+            self._timer.cancel()
+            self._reactor.register(self._sock.fileno(), self, IN)
+
+    def close(self) -> None:
+        """Stop listening at once; nothing more is accepted."""
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            self._timer.cancel()
+            if not self._resting:
+                self._reactor.unregister(sock.fileno())
+            sock.close()
+
+
+__all__ = ["OPEN", "Listener", "Reactor", "SocketLink"]

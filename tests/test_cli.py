@@ -1,0 +1,96 @@
+"""The command `channelkit`, run as a process of its own."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+
+import pytest
+
+from channelkit import __version__
+from channelkit.cli import main
+
+COMMAND = (sys.executable, "-m", "channelkit.cli")
+PATIENCE = 20.0
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_demo(backend: str) -> None:
+    """The demo prints its address, serves the page there, and Ctrl-C ends it with 0 and no traceback."""
+    with started("demo", "--port", "0", "--backend", backend) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+) ", line)
+        assert found is not None, line
+        connection = HTTPConnection("127.0.0.1", int(found[1]), timeout=PATIENCE)
+        connection.request("GET", "/")
+        with connection.getresponse() as response:
+            assert b"channelkit chat" in response.read()
+        connection.request("GET", "/chat?name=Ada")
+        with connection.getresponse() as held:  # somebody is here when it ends
+            assert held.status == 200
+            process.send_signal(signal.SIGINT)
+            out, errors = process.communicate(timeout=PATIENCE)
+        connection.close()
+    assert (process.returncode, out, errors) == (0, "", "")
+
+
+def test_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
+    """A port that is taken is named, with the way out."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["demo", "--port", str(port)]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert f"port {port} on 127.0.0.1 is in use already" in told.err
+    assert "--port 0" in told.err
+
+
+@pytest.mark.parametrize("ip", ["192.0.2.1", "no.such.address.invalid"])
+def test_address_that_is_not_here(ip: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An address of another machine, or of none, is named in one line."""
+    assert main(["demo", "--ip", ip, "--port", "0"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"channelkit: cannot listen on {ip}")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("port", ["65536", "-1", "http", "\u0663", ""])
+def test_bad_port(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A port that is none is refused before anything starts."""
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", "--port", port])
+    assert ended.value.code == 2
+    assert "port" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """--version prints the version."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"channelkit {__version__}\n"
+
+
+def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a command one is told which there are."""
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    assert "command" in capsys.readouterr().err
