@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import anyio
 
-from channelkit import __version__, serve
+from channelkit import ConfigError, __version__, serve
 from channelkit.config import Config
 from channelkit.demo import Chat
 
@@ -49,15 +49,17 @@ async def _demo(ip: str, port: int) -> int:
     async with anyio.create_task_group() as tasks:
         try:
             server = await tasks.start(functools.partial(serve, Chat().handle, ip=ip, port=port))
-        except OSError as error:
+        except (OSError, ConfigError) as error:
             print(f"channelkit: {_cannot_listen(ip, port, error)}", file=sys.stderr)
             return 1
         print(f"The chat is at http://{_address(ip)}:{server.port} (Ctrl-C ends it)", flush=True)
     return 0
 
 
-def _cannot_listen(ip: str, port: int, error: OSError) -> str:
+def _cannot_listen(ip: str, port: int, error: OSError | ConfigError) -> str:
     """What went wrong, and what to do about it."""
+    if isinstance(error, ConfigError):
+        return str(error)
     if error.errno == errno.EADDRINUSE:
         return f"port {port} on {ip} is in use already; `channelkit demo --port 0` takes a free one"
     if error.errno == errno.EACCES:

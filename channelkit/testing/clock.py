@@ -72,9 +72,10 @@ def run(
         # else: what the tasks raised when they were cancelled is not the news
     if watch.error is None:
         return result
+    watch.error.__traceback__ = watch.error.__context__ = None  # they keep every dropped frame alive
     if watch.told_twice:
         _bury()
-    raise watch.error.with_traceback(None)
+    raise watch.error
 
 
 def _bury() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import h11
 
@@ -77,7 +78,7 @@ _TARGET = r"[\x21-\x7e]++"
 _REQUEST_LINE = re.compile(rf"{_TOKEN} {_TARGET} HTTP/([0-9]\.[0-9])\r\n")
 _FIELD_LINE = re.compile(rf"{_TOKEN}:{_TEXT}\r\n")
 _HEAD = re.compile(rf"({_TOKEN}) ({_TARGET}) HTTP/(1\.[01])\r\n((?:{_TOKEN}:{_TEXT}\r\n)*+)\r\n")
-_FIELD = re.compile(r"([^:\r\n]++):([^\r]*+)\r\n")  # only for lines that have passed the gate
+_FIELD = re.compile(r"([^:\r\n]++):[ \t]*+([^\r]*+)\r\n")  # only for lines that have passed the gate
 
 # RFC 9112 7.1: at most 16 digits, for 64 bits; h11 takes 20 and then waits for ever.
 _CHUNK_LINE = re.compile(rf"([0-9A-Fa-f]{{1,16}}+)(?:;{_TEXT})?\r\n")
@@ -242,7 +243,10 @@ class _H11Request:
 
 
 def _fields(block: str) -> Fields:
-    return tuple([(name.lower(), value.strip(" \t")) for name, value in _FIELD.findall(block)])
+    pairs = _FIELD.findall(block)
+    if " \r\n" in block or "\t\r\n" in block:  # hardly ever; one look costs less than a strip for each
+        return tuple([(name.lower(), value.rstrip(" \t")) for name, value in pairs])
+    return tuple([(name.lower(), value) for name, value in pairs])
 
 
 def _judge(method: str, target: str, version: str, fields: Fields, limits: RequestLimits) -> tuple[RequestHead, bool]:
@@ -281,6 +285,7 @@ def _judge(method: str, target: str, version: str, fields: Fields, limits: Reque
     return head, simple
 
 
+@lru_cache(maxsize=256)  # a server has few names; what is wrong raises, and that is not kept
 def _check_host(host: str) -> None:
     match = _HOST.fullmatch(host)
     if match is None or int(match[1] or 0) > _MAX_PORT:
@@ -447,7 +452,8 @@ class RequestReader:
         size = buffer.find(b"\r\n\r\n", 0, self._quick) + 4
         if size < 4:
             return None
-        match = _HEAD.fullmatch(str(buffer[:size], "latin-1"))
+        whole = size == len(buffer)
+        match = _HEAD.fullmatch(str(buffer if whole else buffer[:size], "latin-1"))
         if match is None:
             return None  # the gate finds out which line is wrong
         method, target, version, block = match.groups()
