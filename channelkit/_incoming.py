@@ -12,8 +12,9 @@ import contextvars
 import inspect
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -86,18 +87,38 @@ class Incoming(Outgoing):
     def _received(self, message: Message) -> None:
         """One message has arrived, in order."""
         self._received_count += 1
+        on_receive = self._on_receive
         if (
-            self._on_receive is not None
-            and self._opened
+            on_receive is not None
             and not self._running
+            and self._phase == OPEN
+            and self._opened
             and not self._inbox
             and not self._calls
-            and self._phase == OPEN
-            and self._unsent() <= self._config.soft_mark
+            and self._outbox.unsent <= self._config.soft_mark
         ):
-            self._call(partial(self._on_receive, message))
+            self._running = True
+            try:
+                result = self._context.run(on_receive, message)
+            except Exception as error:
+                self._callback_failed(error)
+                result = None
+            except BaseException:
+                self._running = False
+                raise
+            if result is None or result is True or result is False or not self._follow(result):
+                self._running = False
+                if self._calls:
+                    self._loop.call_soon(self._run_callbacks)
             return
         self._store(message)
+
+    def _follow(self, result: Any) -> bool:
+        """If a callback returned something to await, give it a task, which is then the runner; True if so."""
+        if not inspect.isawaitable(result):
+            return False
+        self._context.run(self._loop.spawn, self._await_and_go_on, result)
+        return True
 
     def _pinged(self, data: bytes) -> None:
         if self._on_ping is not None and self._phase == OPEN and self._opened:
@@ -163,7 +184,7 @@ class Incoming(Outgoing):
         if not self._opened:
             return None
         if self._inbox and self._on_receive is not None:
-            if self._phase != OVER and self._unsent() > self._config.soft_mark:
+            if self._phase != OVER and self._outbox.unsent > self._config.soft_mark:
                 self._exchange.want_room()
                 return None
             return partial(self._on_receive, self._take())
@@ -187,9 +208,8 @@ class Incoming(Outgoing):
         try:
             while following is not None:
                 result = self._invoke(following)
-                if result is not None and inspect.isawaitable(result):
+                if result is not None and self._follow(result):
                     awaiting = True
-                    self._context.run(self._loop.spawn, self._await_and_go_on, result)
                     return
                 left -= 1
                 if not left:
@@ -334,34 +354,44 @@ class Incoming(Outgoing):
 
     # -- iteration
 
-    async def receive(self) -> Any:
+    def receive(self) -> Coroutine[Any, Any, Any]:
         """Wait for the next message: text as str, binary as bytes.
 
         Cancelled, it takes nothing.  One task at a time: anyio.BusyResourceError for a second, or if there is an
         `on_receive` callback.  After the end, and when all that arrived before it has been taken, raises
         ChannelClosed with the `close_info`.  Raises ReceiveUnsupported at once where nothing can arrive.
         """
-        self._check_receivable()
+        return self._next(ending=False)
+
+    async def _next(self, ending: bool) -> Any:
+        """The next message; at the end StopAsyncIteration if `ending`, else ChannelClosed."""
+        loop = self._loop
+        if get_ident() != loop.thread or self._receive_unsupported is not None:
+            self._check_receivable()
         if self._on_receive is not None or self._receiver is not None:
             raise anyio.BusyResourceError("receiving from")
-        loop = self._loop
         self._discarding = False
         loop.burst += 1
         if loop.burst >= ACCEPTANCES_PER_YIELD:
             loop.burst = 0
             await loop.checkpoint()
-        while not self._inbox:
-            if self._info is not None:
-                await loop.checkpoint()
-                raise ChannelClosed(self._info)
-            await self._wait_message()
+        if not self._inbox:
+            await self._wait_message(ending)
         return self._take()
 
-    async def _wait_message(self) -> None:
-        self._exchange.flush()
+    async def _wait_message(self, ending: bool) -> None:
+        if self._receiver is not None:
+            raise anyio.BusyResourceError("receiving from")
         self._receiver = receiver = self._loop.parking()
         try:
-            await receiver.park()
+            while not self._inbox:
+                if self._info is not None:
+                    await self._loop.checkpoint()
+                    if ending:
+                        raise StopAsyncIteration
+                    raise ChannelClosed(self._info)
+                self._exchange.flush()
+                await receiver.park()
         finally:
             self._receiver = None
 
@@ -373,11 +403,8 @@ class Incoming(Outgoing):
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
-    async def __anext__(self) -> Any:
-        try:
-            return await self.receive()
-        except ChannelClosed:
-            raise StopAsyncIteration from None
+    def __anext__(self) -> Coroutine[Any, Any, Any]:
+        return self._next(ending=True)
 
     def _check_receivable(self) -> None:
         self._check_thread()

@@ -70,8 +70,8 @@ class Parking(ABC):
         """Whether a task is parked here and not yet woken."""
 
     @abstractmethod
-    async def park(self) -> None:
-        """Wait until woken.  Cancellable; then nothing has happened."""
+    def park(self) -> Awaitable[None]:
+        """Wait, when awaited at once, until woken.  Cancellable; then nothing has happened."""
 
     @abstractmethod
     def wake(self) -> None:
@@ -89,7 +89,8 @@ class Loop(ABC):
         self._heap: list[tuple[float, int, Timer]] = []
         self._counter = itertools.count()
         self._cancelled = 0
-        self._thread = threading.get_ident()
+        #: `threading.get_ident()` of the loop's own thread.
+        self.thread = threading.get_ident()
         self._lock = threading.Lock()
         self._foreign: deque[Call] = deque()
         self._open = True
@@ -100,7 +101,7 @@ class Loop(ABC):
     @property
     def in_loop_thread(self) -> bool:
         """Whether the caller is on the loop's own thread."""
-        return threading.get_ident() == self._thread
+        return threading.get_ident() == self.thread
 
     @abstractmethod
     def time(self) -> float:
@@ -243,12 +244,9 @@ class AsyncioParking(Parking):
     def waiting(self) -> bool:
         return self._future is not None and not self._future.done()
 
-    async def park(self) -> None:
+    def park(self) -> Awaitable[None]:
         self._future = future = self._loop.create_future()
-        try:
-            await future
-        finally:
-            self._future = None
+        return future
 
     def wake(self) -> None:
         future = self._future

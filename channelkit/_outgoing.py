@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Hashable
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -54,10 +55,6 @@ class Outgoing(Lifecycle):
         """Channels of equal format may share what `_encode` gave; None: never."""
         return None
 
-    def _unsent(self) -> int:
-        """Bytes accepted and not yet handed to the kernel or host."""
-        return self._exchange.buffered_bytes
-
     # -- sending
 
     async def send(self, data: Any, close_after_send: bool | None = None) -> bool:
@@ -72,8 +69,16 @@ class Outgoing(Lifecycle):
         because of the peer.
         """
         wire = self._encode(data)
-        if self._phase != OPEN or not await self._turn():
-            await self._loop.checkpoint()  # or a loop of sends to a closed channel would freeze everything
+        loop = self._loop
+        if (
+            self._phase == OPEN
+            and not self._senders
+            and self._outbox.unsent <= self._config.soft_mark
+            and loop.burst < ACCEPTANCES_PER_YIELD
+        ):
+            loop.burst += 1
+        elif not await self._turn():
+            await loop.checkpoint()  # or a loop of sends to a closed channel would freeze everything
             return False
         self._accept(wire, self.single_response if close_after_send is None else close_after_send)
         return True
@@ -84,7 +89,8 @@ class Outgoing(Lifecycle):
         Raises anyio.WouldBlock, having sent nothing, if more than `hard_mark` bytes would be unsent or senders are
         waiting in `send`; TypeError or ValueError as `send` does; RuntimeError from another thread than the loop's.
         """
-        self._check_thread()
+        if get_ident() != self._loop.thread:
+            self._check_thread()
         wire = self._encode(data)
         if self._phase != OPEN:
             return False
@@ -92,7 +98,7 @@ class Outgoing(Lifecycle):
         return True
 
     def _accept_nowait(self, wire: Any, last: bool = False) -> None:
-        unsent = self._unsent()
+        unsent = self._outbox.unsent
         if self._senders or (unsent and unsent + len(wire) > self._config.hard_mark):
             raise anyio.WouldBlock
         self._accept(wire, last)
@@ -106,22 +112,15 @@ class Outgoing(Lifecycle):
     async def _turn(self) -> bool:
         """Wait for this sender's turn and for room.  No await follows its last look, so the answer still holds."""
         loop = self._loop
-        if not self._senders and self._unsent() <= self._config.soft_mark and loop.burst < ACCEPTANCES_PER_YIELD:
-            loop.burst += 1
-            return True
-        return await self._wait_turn()
-
-    async def _wait_turn(self) -> bool:
-        loop = self._loop
         place: Parking | None = None
         try:
             while self._phase == OPEN:
                 first = not self._senders or self._senders[0] is place
-                if not first or self._unsent() > self._config.soft_mark:
+                if not first or self._outbox.unsent > self._config.soft_mark:
                     if place is None:
                         place = self._join_line()
                     self._exchange.flush()
-                    if not first or self._unsent() > self._config.soft_mark:
+                    if not first or self._outbox.unsent > self._config.soft_mark:
                         self._exchange.want_room()
                         await place.park()
                 elif loop.burst >= ACCEPTANCES_PER_YIELD:

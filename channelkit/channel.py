@@ -1,7 +1,7 @@
 """The abstract Channel: its public face, with every promise of docs/guarantees written once.
 
 A transport subclasses it and supplies hooks: `_encode`, `_write`, `_finish`, `_abort` and, where they differ from
-the plain exchange, `_unsent`, `_set_reading`, `_wire_format`, `_ping`.  It calls up `_received`, `_pinged`, `_room`
+the plain exchange, `_outbox`, `_set_reading`, `_wire_format`, `_ping`.  It calls up `_received`, `_pinged`, `_room`
 and `_ended`.  Everything else is final.
 """
 
@@ -68,7 +68,7 @@ class Channel(Incoming):
     @property
     def buffered_bytes(self) -> int:
         """Bytes accepted and not yet handed to the kernel or host; a streamed body in progress counts at least 1."""
-        return self._unsent()
+        return self._outbox.unsent
 
     @property
     def sync(self) -> object:
@@ -81,7 +81,7 @@ class Channel(Incoming):
             accepted=self._accepted,
             received=self._received_count,
             unread=self._unread,
-            buffered_bytes=self._unsent(),
+            buffered_bytes=self._outbox.unsent,
             inbox_messages=len(self._inbox or ()),
             inbox_bytes=self._inbox_bytes,
             waiting_senders=len(self._senders or ()),
@@ -126,7 +126,7 @@ class Channel(Incoming):
         """
         await self._loop.checkpoint()
         self._exchange.flush()
-        while self._info is None and self._unsent():
+        while self._info is None and self._outbox.unsent:
             self._exchange.want_room()
             await self._wait()
         return self._info is None or self._info.unsent == 0

@@ -64,12 +64,12 @@ def _cannot_listen(ip: str, port: int, error: OSError | ConfigError) -> str:
         return f"port {port} on {ip} is in use already; `channelkit demo --port 0` takes a free one"
     if error.errno == errno.EACCES:
         return f"port {port} needs privileges; `channelkit demo --port 0` takes a free one that does not"
-    return f"cannot listen on {ip} port {port}: {error.strerror or error}; `--ip 127.0.0.1` always works"
+    return f"{error.strerror or error}; `--ip 127.0.0.1` always works"
 
 
 def _address(ip: str) -> str:
     """The address for a browser on this machine: one cannot visit "everywhere"."""
-    if ip in ("0.0.0.0", "::", ""):
+    if ip in ("0.0.0.0", "::"):
         return "127.0.0.1"
     return f"[{ip}]" if ":" in ip else ip
 

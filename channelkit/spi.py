@@ -12,7 +12,7 @@ An exchange calls its listener from the loop's own thread and never from inside 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -90,6 +90,12 @@ class WebSocketListener(Listener, Protocol):
         """The peer broke the protocol; the close frame with `code` is on its way."""
 
 
+class Outbox(Protocol):
+    """How much an exchange has accepted and not handed on; a plain attribute, since every message looks at it."""
+
+    unsent: int
+
+
 class Exchange(ABC):
     """Seam 2, what both kinds share: one request being answered, or one WebSocket being held."""
 
@@ -98,10 +104,13 @@ class Exchange(ABC):
     loop: Loop
     config: Config
 
+    #: `outbox.unsent`: bytes accepted by `write` and not yet handed to the kernel or host.
+    outbox: Outbox
+
     @property
-    @abstractmethod
     def buffered_bytes(self) -> int:
-        """Bytes accepted by `write` and not yet handed to the kernel or host."""
+        """The same."""
+        return self.outbox.unsent
 
     @abstractmethod
     def want_room(self) -> None:
@@ -192,17 +201,13 @@ class WebSocketExchange(Exchange):
     #: Equal for exchanges whose `text` and `binary` give interchangeable results; None if never.
     wire_format: Hashable
 
-    @abstractmethod
-    def text(self, message: str) -> Any:
-        """The wire form of a text message (sized).  ValueError if UTF-8 cannot carry it."""
+    #: `text(message)`: the wire form (sized) of a str; ValueError if UTF-8 cannot carry it.
+    text: Callable[[str], Any]
+    #: `binary(message)`: the wire form (sized) of bytes.
+    binary: Callable[[bytes], Any]
 
-    @abstractmethod
-    def binary(self, message: bytes) -> Any:
-        """The wire form of a binary message (sized)."""
-
-    @abstractmethod
-    def write(self, wire: Any) -> None:
-        """Send one message in its wire form."""
+    #: `write(wire)` sends one message in its wire form; an attribute, so that a host may give its fastest.
+    write: Callable[[Any], None]
 
     @abstractmethod
     def ping(self, data: bytes) -> None:

@@ -4,7 +4,7 @@ One handler, one Group.  What is particular to a transport is where it belongs: 
 who listens to an event stream speaks by `POST /say`.  The page and this module exchange JSON objects with a "type":
 
     to a person      welcome  who you are (your secret, your number), who is here, the latest messages
-                     people   somebody joined, left or moved: "what", "who", and the whole list
+                     people   somebody joined, left or moved: "what" and "who"
                      message  somebody said something
                      error    what you sent was not taken, and why
     from a person    {"text": ...} on a WebSocket; {"person": <secret>, "text": ...} by POST /say
@@ -30,7 +30,7 @@ from channelkit import Channel, CloseStatus, Group, Request, Response, as_channe
 MAX_NAME = 24  # characters; what fits a phone's list of people
 MAX_TEXT = 500  # characters
 MAX_BYTES = 8 * 1024  # 500 characters at JSON's worst, 12 bytes each, and the secret
-MAX_PEOPLE = 200  # everybody is told of everybody, so a room costs people squared
+MAX_PEOPLE = 200  # everybody is told of everybody else, so a room costs people squared
 HISTORY = 50  # messages given to who joins
 
 PLAIN = {"Content-Type": "text/plain; charset=utf-8"}
@@ -69,7 +69,8 @@ class Person:
 class Chat:
     """One room.  `Chat().handle` is the handler; all its state is in this object and goes with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_people: int = MAX_PEOPLE) -> None:
+        self._max_people = max_people
         self._room = secrets.token_hex(4)  # tells a page that the room it knew is gone: message numbers begin again
         self._group = Group()
         self._people: dict[str, Person] = {}  # by secret
@@ -98,8 +99,8 @@ class Chat:
         _need_method(request, "GET")
         _need_same_origin(request)
         request.state["name"] = _name(request.query_params.get("name", ""))
-        if len(self._people) >= MAX_PEOPLE and self._returning(request) is None:
-            raise Refused(503, f"the room is full ({MAX_PEOPLE} people); try again later", {"Retry-After": "30"})
+        if len(self._people) >= self._max_people and self._returning(request) is None:
+            raise Refused(503, f"the room is full ({self._max_people} people); try again later", {"Retry-After": "30"})
         return as_channel(
             request,
             on_open=self._entered,
@@ -181,15 +182,12 @@ class Chat:
             room=self._room,
             secret=person.secret,
             you=person.shown(),
-            people=self._shown(),
+            people=[other.shown() for other in self._people.values()],
             messages=list(self._latest),
         )
 
     def _tell_people(self, what: str, person: Person) -> None:
-        self._group.send_nowait(_json("people", what=what, who=person.shown(), people=self._shown()))
-
-    def _shown(self) -> list[dict[str, Any]]:
-        return [person.shown() for person in self._people.values()]
+        self._group.send_nowait(_json("people", what=what, who=person.shown()))
 
 
 def _json(kind: str, **fields: Any) -> str:
@@ -265,7 +263,7 @@ def _name(given: str) -> str:
 
 
 def _load(name: str, kind: str) -> tuple[str, bytes]:
-    return f"{kind}; charset=utf-8", (resources.files(__package__) / name).read_bytes()
+    return f"{kind}; charset=utf-8", (resources.files("channelkit.demo") / name).read_bytes()
 
 
 FILES = {

@@ -14,6 +14,7 @@ const LONGEST_WAIT = 15000;
 let name = "";
 let secret = ""; // says who we are when we come back, and with POST /say
 let me = 0;
+let people = new Map(); // who is here, by number
 let room = ""; // changes when the server was started anew
 let last = 0; // number of the latest message shown: around a move some arrive on both links
 let current = null; // the link that is up
@@ -143,14 +144,17 @@ function welcomed(link, event) {
   secret = event.secret;
   me = event.you.number;
   event.messages.forEach(showMessage);
-  showPeople(event.people);
+  people = new Map(event.people.map((person) => [person.number, person]));
+  showPeople();
 }
 
-function peopleChanged({ what, who, people }) {
+function peopleChanged({ what, who }) {
   const subject = who.number === me ? "You" : who.name;
   const verb = what === "moved" ? TRANSPORTS[who.transport].moved : what;
   notice(`${subject} ${who.number === me ? verb.replace("talks", "talk") : verb}`);
-  showPeople(people);
+  if (what === "left") people.delete(who.number);
+  else people.set(who.number, who);
+  showPeople();
 }
 
 // -- showing
@@ -188,8 +192,8 @@ function showMessage({ n, who, text, at }) {
   append(message);
 }
 
-function showPeople(people) {
-  const lines = people.map((person) => {
+function showPeople() {
+  const lines = [...people.values()].map((person) => {
     const line = document.createElement("li");
     const who = element("span", "who", person.name);
     if (person.number === me) who.append(element("span", "you", " (you)"));
@@ -197,7 +201,7 @@ function showPeople(people) {
     return line;
   });
   $("people").replaceChildren(...lines);
-  $("count").textContent = people.length;
+  $("count").textContent = people.size;
 }
 
 function showState(state, text) {

@@ -46,12 +46,14 @@ class Http1Exchange(HttpExchange):
         "keep_alive",
         "listener",
         "loop",
+        "outbox",
     )
 
     def __init__(self, connection: HttpConnection, head: RequestHead) -> None:
         self._connection = connection
         self.loop = connection.loop
         self.config = connection.config
+        self.outbox = connection.link
         self.head = head
         self.keep_alive = head.keep_alive
         self.listener: Listener | None = None
@@ -65,10 +67,6 @@ class Http1Exchange(HttpExchange):
         self.answered = False  # complete, but the rest of the request's body is still to be read away
 
     # -- spi.Exchange
-
-    @property
-    def buffered_bytes(self) -> int:
-        return self._connection.link.unsent
 
     def want_room(self) -> None:
         self._connection.link.notify = True

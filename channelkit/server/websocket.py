@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 from channelkit.server.deadline import Deadline
 from channelkit.spi import WebSocketExchange, WebSocketListener
-from channelkit.wire.websocket_frames import CloseReceived, Failure, PingReceived, PongReceived, WebSocketCodec
+from channelkit.wire.websocket_frames import (
+    CloseReceived,
+    Failure,
+    PingReceived,
+    PongReceived,
+    WebSocketCodec,
+)
 
 if TYPE_CHECKING:
     from channelkit.server.core import ServerCore
@@ -38,6 +44,8 @@ class WebSocketConnection(WebSocketExchange):
         "config",
         "listener",
         "loop",
+        "outbox",
+        "write",
     )
 
     wire_format: Hashable = ("websocket", "frames")
@@ -45,7 +53,8 @@ class WebSocketConnection(WebSocketExchange):
 
     def __init__(self, core: ServerCore, link: Link) -> None:
         self._core = core
-        self._link = link
+        self._link = self.outbox = link
+        self.write = link.write
         self.loop = core.loop
         self.config = core.config
         self._codec = WebSocketCodec(core.config.max_ws)
@@ -73,10 +82,6 @@ class WebSocketConnection(WebSocketExchange):
 
     # -- spi.Exchange
 
-    @property
-    def buffered_bytes(self) -> int:
-        return self._link.unsent
-
     def want_room(self) -> None:
         self._link.notify = True
 
@@ -96,14 +101,8 @@ class WebSocketConnection(WebSocketExchange):
 
     # -- spi.WebSocketExchange
 
-    def text(self, message: str) -> bytes:
-        return self._codec.text(message)
-
-    def binary(self, message: bytes) -> bytes:
-        return self._codec.binary(message)
-
-    def write(self, wire: bytes) -> None:
-        self._link.write(wire)
+    text = staticmethod(WebSocketCodec.text)
+    binary = staticmethod(WebSocketCodec.binary)
 
     def ping(self, data: bytes) -> None:
         self._link.write(self._codec.ping(data))

@@ -63,6 +63,17 @@ class Piece:
         return len(self.http)
 
 
+class _PullingOutbox:
+    """What is unsent while a streamed body is in progress: what queued up behind it counts, and itself at least 1."""
+
+    def __init__(self, channel: HttpStreamChannel) -> None:
+        self._channel = channel
+
+    @property
+    def unsent(self) -> int:
+        return self._channel._http.buffered_bytes + self._channel._pending_bytes + 1
+
+
 class HttpStreamChannel(Channel):
     """A channel over one HTTP response; it sends only."""
 
@@ -93,11 +104,6 @@ class HttpStreamChannel(Channel):
     @property
     def _wire_format(self) -> Hashable | None:
         return ("http", self._framing.content_type if self._framing else None)
-
-    def _unsent(self) -> int:
-        if not self._pulling:
-            return self._http.buffered_bytes
-        return self._http.buffered_bytes + self._pending_bytes + 1
 
     def _encode(self, data: Any) -> Any:
         if self._framing is not None:
@@ -183,7 +189,7 @@ class HttpStreamChannel(Channel):
     def _ping_if_silent(self) -> None:
         """A framed stream that says nothing for `ping_interval` pings: only a write finds out a peer that vanished."""
         if self._phase == OPEN:
-            if not self._wrote and not self._unsent():
+            if not self._wrote and not self._outbox.unsent:
                 self._ping(b"")
             self._wrote = False
             self._ping_later()
@@ -234,6 +240,7 @@ class HttpStreamChannel(Channel):
 
     def _pull(self, body: Any) -> None:
         self._pulling = True
+        self._outbox = _PullingOutbox(self)
         self._loop.spawn(self._pull_body, body)
 
     async def _pull_body(self, body: Any) -> None:
@@ -249,15 +256,19 @@ class HttpStreamChannel(Channel):
                         await self._wait()
         except Exception:
             logger.exception("the streamed body of %r failed; the response is aborted, not ended", self)
-            self._pulling = False
+            self._pulled()
             self._fail(1011)
             self._http.abort()
             return
         except BaseException:
             self._http.abort()  # cancelled: half a body must not look whole
             raise
-        self._pulling = False
+        self._pulled()
         self._go_on()
+
+    def _pulled(self) -> None:
+        self._pulling = False
+        self._outbox = self._http.outbox
 
     def _go_on(self) -> None:
         """The body is through: write what queued up behind it, then our close if it came meanwhile."""
@@ -280,7 +291,7 @@ class HttpStreamChannel(Channel):
         self._end(CloseStatus.SERVER_CLOSE, 1000, "local", None, 0)
 
     def lost(self, error: Exception | None) -> None:
-        self._end(CloseStatus.CLIENT_CLOSE, 1006, "peer", False, self._unsent())
+        self._end(CloseStatus.CLIENT_CLOSE, 1006, "peer", False, self._outbox.unsent)
 
 
 async def _dispose(body: Any) -> None:

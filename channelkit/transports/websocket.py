@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class WebSocketChannel(Channel):
     """A channel over one WebSocket."""
 
-    __slots__ = ("_ending_code", "_websocket", "subprotocol")
+    __slots__ = ("_ending_code", "_send_wire", "_websocket", "subprotocol")
 
     transport = "websocket"
     is_websocket = True
@@ -31,6 +31,7 @@ class WebSocketChannel(Channel):
     def __init__(self, request: Request, exchange: WebSocketExchange, subprotocol: str | None) -> None:
         super().__init__(request, exchange)
         self._websocket = exchange
+        self._send_wire = exchange.write
         #: The subprotocol that was agreed on, None if none.
         self.subprotocol = subprotocol
         self._ending_code: tuple[CloseStatus, int, str] | None = None  # what the peer, or its mistake, decided
@@ -61,7 +62,7 @@ class WebSocketChannel(Channel):
         return self._encode(body)
 
     def _write(self, wire: Any, last: bool) -> None:
-        self._websocket.write(wire)
+        self._send_wire(wire)
 
     def _finish(self, code: int, reason: str) -> None:
         self._websocket.close(code, reason)

@@ -1,4 +1,11 @@
-"""NDJSON: one message a line.  A text is a JSON string, a byte string `{"base64": "..."}`; an empty line is a ping."""
+"""Messages as lines of JSON (application/x-ndjson): one line each, exactly what was sent.
+
+    text    a JSON string
+    binary  {"base64": "..."}
+    ping    an empty line, which every NDJSON reader skips
+
+JSON is written in ASCII: many clients split lines at U+2028, U+0085 and U+001E too, and find none here.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +13,98 @@ import base64
 import json
 
 PING = b"\n"
+_MAX_SHOWN = 40
 
 
-def encode_text(text: str) -> bytes:
-    """The line of a text.  ValueError for a lone surrogate, which UTF-8 cannot carry."""
-    return json.dumps(text, ensure_ascii=False).encode() + b"\n"
+def encode_text(message: str) -> bytes:
+    """One line.  Raises UnicodeEncodeError, a ValueError, for a lone surrogate: no UTF-8 reader could take it."""
+    return encode_json_string(message) + b"\n"
 
 
-def encode_binary(data: bytes) -> bytes:
-    """The line of a byte string."""
-    return b'{"base64": "' + base64.b64encode(data) + b'"}\n'
+def encode_binary(message: bytes) -> bytes:
+    """One line."""
+    return b'{"base64": "' + base64.b64encode(message) + b'"}\n'
+
+
+def encode_json_string(text: str) -> bytes:
+    """`text` as a JSON string in ASCII; ValueError for a lone surrogate, which JSON would let through escaped."""
+    text.encode()
+    return json.dumps(text).encode("ascii")
+
+
+def decode_base64(text: str) -> bytes:
+    """Undo base64; ValueError for a character or a padding that does not belong."""
+    return base64.b64decode(text, validate=True)
+
+
+def decode_json_string(text: str) -> str:
+    """Undo `encode_json_string`; ValueError for anything else."""
+    value = _loads(text)
+    if not isinstance(value, str):
+        raise ValueError(f"not a JSON string: {text[:_MAX_SHOWN]!r}")
+    return _whole(value)
 
 
 class LineReader:
-    """A client's parser: bytes in, messages out."""
+    """Undoes the encoding: bytes in, however cut, messages out.
 
-    def __init__(self, max_line: int = 16 * 1024 * 1024) -> None:
-        self._buffer = b""
+    `max_line` bounds one line, its end not counted.  A line that is wrong or too long raises ValueError, but not
+    before what preceded it was returned; after it every call raises.
+    """
+
+    __slots__ = ("_error", "_max_line", "_rest")
+
+    def __init__(self, max_line: int | None = None) -> None:
         self._max_line = max_line
+        self._rest = bytearray()  # the line that is not at its end yet
+        self._error: ValueError | None = None
 
     def feed(self, data: bytes) -> list[str | bytes]:
-        """The messages that `data` completes.  ValueError for a line that is no message or too long."""
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        if len(self._buffer) > self._max_line:
-            raise ValueError(f"a line is longer than {self._max_line} bytes")
-        return [_message(line) for line in lines if line]
+        """Take `data`; the messages it completes."""
+        found: list[str | bytes] = []
+        if self._error is None:
+            try:
+                self._read(data, found)
+            except ValueError as error:
+                self._error = error
+                self._rest = bytearray()
+        if self._error is not None and not found:
+            raise self._error
+        return found
+
+    def _read(self, data: bytes, found: list[str | bytes]) -> None:
+        *ended, rest = data.split(b"\n")
+        for piece in ended:
+            self._append(piece)
+            line, self._rest = self._rest, bytearray()
+            if line.strip():
+                found.append(_decode(line.decode()))
+        self._append(rest)
+
+    def _append(self, piece: bytes) -> None:
+        if self._max_line is not None and len(self._rest) + len(piece) > self._max_line:
+            raise ValueError(f"a line of more than {self._max_line} bytes")
+        self._rest += piece
 
 
-def _message(line: bytes) -> str | bytes:
-    value = json.loads(line)
+def _decode(line: str) -> str | bytes:
+    value = _loads(line)
     if isinstance(value, str):
-        return value
-    if isinstance(value, dict) and isinstance(value.get("base64"), str):
-        return base64.b64decode(value["base64"], validate=True)
-    raise ValueError("a line is neither a string nor an object with base64")
+        return _whole(value)
+    if isinstance(value, dict) and value.keys() == {"base64"} and isinstance(value["base64"], str):
+        return decode_base64(value["base64"])
+    raise ValueError(f'neither a JSON string nor {{"base64": "..."}}: {line[:_MAX_SHOWN]!r}')
+
+
+def _loads(text: str) -> object:
+    try:
+        value: object = json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON nested too deep") from None
+    return value
+
+
+def _whole(text: str) -> str:
+    """`text`, unless it has a lone surrogate: JSON can escape one, a message cannot hold it."""
+    text.encode()
+    return text

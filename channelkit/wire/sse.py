@@ -1,109 +1,120 @@
-"""Event streams (WHATWG HTML 9.2): messages as events, so that every text and every byte string survives.
+"""Messages as server-sent events (WHATWG HTML 9.2): exactly what was sent, and plain text for every EventSource.
 
-A plain event carries a text, one `data: ` line per line of it.  CR would be taken for a line end and NUL is lost in
-some parsers, so a text with one of them travels as JSON in an event named `ck-j`; bytes as base64 in `ck-b`.
+    text                    one `data: ` line for each of its lines: `event.data` of a plain EventSource
+    text with CR or NUL     event `ck-j`, a JSON string: a data line cannot hold CR, and NUL does not pass everywhere
+    binary                  event `ck-b`, base64
+    ping                    a comment
+
+Each message is one whole event, so a ping may stand between any two.
 """
 
 from __future__ import annotations
 
 import base64
-import json
+import codecs
+import re
 from dataclasses import dataclass
 
+from channelkit.wire.ndjson import decode_base64, decode_json_string, encode_json_string
+
 COMMENT_PING = b":\n\n"
+JSON_EVENT = "ck-j"
+BINARY_EVENT = "ck-b"
+_LINE_END = re.compile(r"\r\n|\r|\n")  # not str.splitlines, which also cuts at U+2028, U+0085 and others
+_DIGITS = re.compile(r"[0-9]+")
 
 
-def encode_text(text: str) -> bytes:
-    """The event of a text.  ValueError for a lone surrogate, which UTF-8 cannot carry."""
-    data = text.encode()
-    if b"\r" in data or b"\0" in data:
-        return b"event: ck-j\ndata: " + json.dumps(text).encode() + b"\n\n"
-    return b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
+def encode_text(message: str) -> bytes:
+    """One event.  Raises UnicodeEncodeError, a ValueError, for a lone surrogate: the stream is UTF-8."""
+    if "\r" in message or "\0" in message:
+        return b"event: ck-j\ndata: " + encode_json_string(message) + b"\n\n"
+    # Always one space behind the colon: a reader takes off one, so a text that begins with a space keeps its own.
+    return b"data: " + message.encode().replace(b"\n", b"\ndata: ") + b"\n\n"
 
 
-def encode_binary(data: bytes) -> bytes:
-    """The event of a byte string."""
-    return b"event: ck-b\ndata: " + base64.b64encode(data) + b"\n\n"
+def encode_binary(message: bytes) -> bytes:
+    """One event."""
+    return b"event: ck-b\ndata: " + base64.b64encode(message) + b"\n\n"
 
 
 @dataclass(frozen=True, slots=True)
 class ServerEvent:
-    """One event as an EventSource would dispatch it."""
+    """One event as an EventSource dispatches it; `id` is the last id seen so far."""
 
     event: str
     data: str
     id: str
 
 
-def message(event: ServerEvent) -> str | bytes:
-    """The message an event carries: the inverse of the two encoders."""
-    if event.event == "ck-j":
-        text = json.loads(event.data)
-        assert isinstance(text, str)
-        return text
-    if event.event == "ck-b":
-        return base64.b64decode(event.data)
-    return event.data
-
-
 class EventStreamReader:
-    """A client's parser: bytes in, events out (WHATWG HTML 9.2.6)."""
+    """Reads an event stream as the standard says a browser does: bytes in, however cut, events out.
+
+    `retry` is the reconnection time in milliseconds the server asked for last, `last_event_id` what a reconnecting
+    client would tell.  An event the stream ends inside of is never given.
+    """
+
+    __slots__ = ("_after_cr", "_data", "_decoder", "_event", "_id", "_line", "last_event_id", "retry")
 
     def __init__(self) -> None:
-        self._buffer = b""
-        self._first = True
+        self.retry: int | None = None
+        self.last_event_id = ""
+        # "UTF-8 decode" of the Encoding standard: one BOM at the start is taken off, what is wrong becomes U+FFFD.
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
+        self._after_cr = False  # the last text ended in CR: a LF that comes next belongs to it
+        self._line: list[str] = []  # pieces of the line that is not at its end yet
         self._event = ""
         self._data: list[str] = []
         self._id = ""
-        self.retry: int | None = None
 
     def feed(self, data: bytes) -> list[ServerEvent]:
-        """The events that `data` completes."""
-        self._buffer += data
-        events: list[ServerEvent] = []
-        while (line := self._next_line()) is not None:
-            event = self._line(line)
-            if event is not None:
-                events.append(event)
-        return events
+        """Take `data`; the events it completes."""
+        text = self._decoder.decode(data)
+        if text and self._after_cr:
+            self._after_cr = False
+            text = text.removeprefix("\n")
+        found: list[ServerEvent] = []
+        if not text:
+            return found
+        self._after_cr = text.endswith("\r")
+        *ended, rest = _LINE_END.split(text)
+        for piece in ended:
+            self._line.append(piece)
+            self._take_line("".join(self._line), found)
+            self._line.clear()
+        if rest:
+            self._line.append(rest)
+        return found
 
-    def _next_line(self) -> str | None:
-        if self._first:
-            if len(self._buffer) < 3 and b"\xef\xbb\xbf".startswith(self._buffer):
-                return None
-            self._buffer = self._buffer.removeprefix(b"\xef\xbb\xbf")
-            self._first = False
-        ends = [at for at in (self._buffer.find(b"\n"), self._buffer.find(b"\r")) if at >= 0]
-        if not ends:
-            return None
-        end = min(ends)
-        after = end + 1
-        if self._buffer[end : end + 1] == b"\r":
-            if len(self._buffer) == after:
-                return None  # an LF may follow
-            if self._buffer[after : after + 1] == b"\n":
-                after += 1
-        line, self._buffer = self._buffer[:end], self._buffer[after:]
-        return line.decode("utf-8", "replace")
+    @staticmethod
+    def message(event: ServerEvent) -> str | bytes:
+        """The message that became this event; ValueError if `encode_text` and `encode_binary` make none like it."""
+        if event.event == JSON_EVENT:
+            return decode_json_string(event.data)
+        if event.event == BINARY_EVENT:
+            return decode_base64(event.data)
+        return event.data
 
-    def _line(self, line: str) -> ServerEvent | None:
+    def _take_line(self, line: str, found: list[ServerEvent]) -> None:
+        """WHATWG HTML 9.2.6: an empty line dispatches, one that begins with a colon is a comment."""
         if not line:
-            return self._dispatch()
-        name, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if name == "event":
-            self._event = value
-        elif name == "data":
-            self._data.append(value)
-        elif name == "id" and "\0" not in value:
-            self._id = value
-        elif name == "retry" and value.isascii() and value.isdigit():
-            self.retry = int(value)
-        return None
+            self._dispatch(found)
+            return
+        field, _, value = line.partition(":")
+        self._take_field(field, value.removeprefix(" "))
 
-    def _dispatch(self) -> ServerEvent | None:
-        data, self._data = self._data, []
-        event, self._event = self._event, ""
-        if not data:
-            return None
-        return ServerEvent(event or "message", "\n".join(data), self._id)
+    def _take_field(self, field: str, value: str) -> None:
+        if field == "data":
+            self._data.append(value)
+        elif field == "event":
+            self._event = value
+        elif field == "id" and "\0" not in value:
+            self._id = value
+        elif field == "retry" and _DIGITS.fullmatch(value):
+            self.retry = int(value[:18])  # a number no timer takes is still a number, and cheap
+
+    def _dispatch(self, found: list[ServerEvent]) -> None:
+        self.last_event_id = self._id
+        if self._data:
+            found.append(ServerEvent(self._event or "message", "\n".join(self._data), self._id))
+        self._event = ""
+        self._data = []

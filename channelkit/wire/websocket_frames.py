@@ -1,42 +1,65 @@
-"""The codec of one open WebSocket, server side: bytes in, messages out, and back (RFC 6455 5).
+"""The frames of one open WebSocket, server side (RFC 6455 5 to 7): bytes in, messages out, and back.
 
-Our scanner owns the bytes and walks every frame header.  A *fast* frame (whole, final, unfragmented text or binary,
-masked, minimal length, small) is decoded here.  Everything else goes to wsproto in order, from its first byte: the
-header when it is complete, the payload as it arrives, so that bad UTF-8 fails early.  wsproto never sees a byte of a
-fast frame, so a connection of wsproto's is made for the first slow frame and dropped at the next frame boundary where
-nothing is open: an idle codec holds none.  That both ways are equal is a differential property test.
+Pure: no socket, no clock.  Permessage-deflate and the handshake are not here.
+
+Two ways lead through one buffer, and no byte takes both:
+
+- *Fast*: a whole unfragmented message in one masked frame of minimal length up to 64 KiB.  It is decoded right here.
+- *Slow*: everything else.  Its header is judged here (wsproto leaves the size of a message to its caller and reports
+  nothing for a frame that only announces 2**62 bytes), then it goes through wsproto, which holds the state of a
+  fragmented message, decodes UTF-8 as it arrives and checks close frames.  wsproto sees slow frames whole and in
+  order and never a byte of a fast one; between messages it holds nothing, so it is dropped.
+
+The codec is in one of three states:
+
+    OPEN     --close()-->                          CLOSING  (data is skipped unread; we wait for the peer's close)
+    either   --Failure or CloseReceived returned-->  DEAD    (what still arrives is dropped: RFC 6455 7.1.7)
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from wsproto.frame_protocol import CloseReason
 
-from channelkit.wire.masking import unmask
+from channelkit.status import check_close
+from channelkit.wire.masking import SMALL, BytesLike, Unmask, from_bytes, unmask, unmask_python
 
-FAST_SIZE = 64 * 1024
-MAX_PARTS = 256  # fragments kept apart before they are joined: empty ones must not cost memory
+PROTOCOL_ERROR = 1002
+MESSAGE_TOO_BIG = 1009
+NO_STATUS = 1005  # RFC 6455 7.1.5: the code of a close frame without one
+BAD_GATEWAY = 1014  # in IANA's registry since 2019; wsproto knows it not and takes it for a violation
 
-_CONTINUATION, _CLOSE = 0x0, 0x8
-_HEADS_TEXT = tuple(bytes((0x81, size)) for size in range(126))
-_HEADS_BINARY = tuple(bytes((0x82, size)) for size in range(126))
+FIN = 0x80
+CONTROL = 0x08
+FIN_TEXT, FIN_BINARY, FIN_CLOSE = 0x81, 0x82, 0x88
+MAX_CONTROL = 125  # RFC 6455 5.5
+_CONTINUATION = 0x0
+_OPCODES = frozenset({0x0, 0x1, 0x2, 0x8, 0x9, 0xA})
+
+OPEN, CLOSING, DEAD = range(3)
 
 
 @dataclass(frozen=True, slots=True)
 class PingReceived:
+    """The peer wants a pong with the same payload."""
+
     payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class PongReceived:
+    """The peer answered a ping, or sent a pong unasked (RFC 6455 5.5.3 allows it)."""
+
     payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class CloseReceived:
-    """The peer's close frame; 1005 when it has no code."""
+    """The peer's close frame; code 1005 when it carried none."""
 
     code: int
     reason: str
@@ -44,282 +67,445 @@ class CloseReceived:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The peer broke the protocol; `code` is what the close frame must say."""
+    """The peer broke the protocol: the close code it is to be told, and for the log what it did."""
 
     code: int
     detail: str
 
 
-Event = str | bytes | PingReceived | PongReceived | CloseReceived | Failure
+FrameEvent = str | bytes | PingReceived | PongReceived | CloseReceived | Failure
+
+
+def _heads(first: int) -> Sequence[bytes]:
+    return tuple(bytes((first, size)) for size in range(MAX_CONTROL + 1))
+
+
+_TEXT_HEADS = _heads(FIN_TEXT)
+_BINARY_HEADS = _heads(FIN_BINARY)
+# A connection that only ever serializes pings and pongs keeps no state, so one serves all.
+_SERIALIZER = Connection(ConnectionType.SERVER)
 
 
 class WebSocketCodec:
-    """See the module.  `fast=False` sends every frame through wsproto: for the tests that compare."""
+    """One open WebSocket as a server sees it.
 
-    __slots__ = ("_at", "_buffer", "_closing", "_connection", "_done", "_fast", "_left", "_max", "_need", "_open", "_opcode", "_parts", "_size", "more")
+    `max_message` bounds the payload bytes of one message, all its fragments together (1009 above it).  With
+    `fast=False` every frame takes the slow way: the same events, for tests.  `unmask` undoes a client's mask.
 
-    def __init__(self, max_message: int, *, fast: bool = True) -> None:
+    The encoders (`text`, `binary`, `ping`, `pong`, `reply`, `fail`) are functions of their arguments: in which order
+    frames go out, and that nothing follows a close frame (RFC 6455 5.5.1), is the caller's duty.  Bytes from the peer
+    never raise: they become a `Failure`.
+    """
+
+    __slots__ = (
+        "_at",
+        "_buffer",
+        "_fast",
+        "_left",
+        "_max",
+        "_message",
+        "_need",
+        "_open",
+        "_size",
+        "_state",
+        "_unmask",
+        "_wsproto",
+        "more",
+    )
+
+    def __init__(self, max_message: int, *, fast: bool = True, unmask: Unmask = unmask) -> None:
+        self.more = False  # the last `events` stopped at its limit; what is buffered may hold another frame
         self._max = max_message
         self._fast = fast
-        self._buffer: bytes | bytearray = b""
-        self._at = 0  # what is before it is consumed
-        self._need = 0  # bytes that must be there before it is worth looking again
-        self._connection: Connection | None = None
-        self._left = 0  # payload bytes of the slow frame that is under way
-        self._open = False  # a fragmented message is under way
-        self._opcode = 0
-        self._parts: list[str] | list[bytes] | None = None
-        self._size = 0  # bytes of the message under way
-        self._closing = False  # our close is sent
-        self._done = False  # nothing more is looked at
-        #: Whether `events` stopped at its limit and there may be another whole frame.
-        self.more = False
+        self._unmask = unmask
+        self._state = OPEN
+        self._buffer: BytesLike = b""  # unparsed, from `_at` on
+        self._at = 0
+        self._need = 1  # so many unparsed bytes make the next look worthwhile
+        self._left = 0  # payload bytes still to come of a slow data frame whose header is done
+        self._open = False  # that frame, or the last one, was not the last of its message
+        self._size = 0  # payload bytes announced so far of the message that is open
+        self._message: bytearray | None = None  # those that arrived, as bytes: a str takes up to four times as much
+        self._wsproto: Connection | None = None
+
+    # -- reading
 
     @property
     def buffered(self) -> int:
-        """Bytes received and not yet parsed."""
+        """Bytes received and not parsed yet."""
         return len(self._buffer) - self._at
 
     def receive(self, data: bytes | bytearray | memoryview) -> None:
-        """Take bytes from the network; nothing of `data` is kept but a copy."""
-        if self._done:
+        """Take bytes from the peer; `data` may be reused after."""
+        if self._state == DEAD:
             return
-        if self._at == len(self._buffer):
+        if not self._buffer:
             self._buffer = bytes(data)
-            self._at = 0
             return
-        if type(self._buffer) is not bytearray:
-            self._buffer = bytearray(self._buffer[self._at :])
+        # Many small reads behind one large frame must not copy it each time: only a bytearray grows in place, and
+        # only it drops its front without moving the rest.
+        buffer = self._buffer if isinstance(self._buffer, bytearray) else bytearray(self._buffer)
+        if self._at:
+            del buffer[: self._at]
             self._at = 0
-        self._buffer += data
+        buffer += data
+        self._buffer = buffer
 
-    def events(self, limit: int = 64) -> list[Event]:
-        """At most `limit` messages and control events, in order."""
-        found: list[Event] = []
+    def events(self, limit: int = 64) -> list[FrameEvent]:
+        """What the bytes so far mean, from at most `limit` frames; `more` tells if that was where it stopped.
+
+        Frames without an event count too (a fragment, a frame skipped while closing), so an empty list may come with
+        `more`: a read full of them must not hold up a whole loop.
+        """
+        found: list[FrameEvent] = []
         self.more = False
-        while not self._done and self.buffered >= max(self._need, 1):
-            if len(found) >= limit:
-                self.more = True
-                return found
-            self._need = 0
-            if self._left:
-                self._payload(found)
-            elif self._connection is None and self._fast and not self._closing:
-                if not self._run_fast(found, limit) and not self._slow_header(found):
+        if self.buffered < self._need:
+            return found
+        self._need = 1
+        left = limit
+        while left > 0:
+            if self._fast and not self._open and not self._left and self._state == OPEN:
+                left = self._fast_frames(found, left)
+                if not left:
                     break
-            elif not self._slow_header(found):
+            if not self._slow_frame(found):
                 break
-        self._tidy()
+            left -= 1
+        self._tidy(left <= 0)
         return found
 
-    def _tidy(self) -> None:
-        if self._done:
-            self._buffer, self._at, self._parts = b"", 0, None
-        elif self._at == len(self._buffer):
-            self._buffer, self._at = b"", 0
-        elif self._at > 65536:
-            self._buffer = self._buffer[self._at :]
-            self._at = 0
+    def _fast_frames(self, found: list[FrameEvent], left: int) -> int:
+        """Decode fast frames up to the first that is none, or until `left` are done; how many are left then.
 
-    # -- the fast way
-
-    def _run_fast(self, found: list[Event], limit: int) -> bool:
-        """Decode fast frames as long as they come; True if at least one was there."""
-        buffer, at = self._buffer, self._at
+        The hottest code there is, hence one long function.  Whatever is odd in the slightest ends it: the slow way
+        looks at the same bytes again and says what is wrong.
+        """
+        buffer, at, largest, unmask = self._buffer, self._at, self._max, self._unmask
         end = len(buffer)
-        small = min(FAST_SIZE, self._max)
-        first = at
-        room = limit - len(found)
-        while room and end - at >= 6:
-            opcode = buffer[at]
-            size = buffer[at + 1] - 128
-            if opcode != 0x81 and opcode != 0x82 or size < 0:
+        append = found.append
+        inlined = unmask is unmask_python
+        while left and end - at >= 6:
+            first = buffer[at]
+            if first != FIN_TEXT and first != FIN_BINARY:
                 break
+            size = buffer[at + 1] - 0x80
             start = at + 6
-            if size == 126:
-                start = at + 8
-                size = (buffer[at + 2] << 8) | buffer[at + 3]
-                if size < 126 or end < start:
+            if size > MAX_CONTROL:
+                if size == 127:
                     break
-            elif size == 127:
-                break  # 64 KiB and more, or not minimal
+                size = buffer[at + 2] << 8 | buffer[at + 3]
+                start = at + 8
+                if size <= MAX_CONTROL:
+                    break
             stop = start + size
-            if size > small:
+            if size < 0 or size > largest or stop > end:
                 break
-            if stop > end:
-                if opcode == 0x82:
-                    self._need = stop - at
-                break
-            payload = unmask(bytes(buffer[start:stop]), bytes(buffer[start - 4 : start]))
-            if opcode == 0x81:
-                try:
-                    found.append(payload.decode())
-                except UnicodeDecodeError:
-                    break  # wsproto says what is wrong with it
+            if inlined and size <= MAX_CONTROL:
+                both = from_bytes(buffer[at + 2 : stop])
+                bits, repeat, cut = SMALL[size]
+                payload = (both ^ ((both >> bits) * repeat >> cut)).to_bytes(size)
             else:
-                found.append(payload)
+                payload = unmask(buffer[start:stop], buffer[start - 4 : start])
+            if first == FIN_TEXT:
+                try:
+                    append(payload.decode())
+                except UnicodeDecodeError:
+                    break
+            else:
+                append(payload)
             at = stop
-            room -= 1
+            left -= 1
         self._at = at
-        return at > first or self._need > 0
+        return left
 
-    # -- the slow way
-
-    def _slow_header(self, found: list[Event]) -> bool:
-        """Pass one frame header on if it is whole and may be; False if more bytes are needed."""
-        buffer, at = self._buffer, self._at
-        have = len(buffer) - at
-        if have < 2:
-            self._need = 2
+    def _slow_frame(self, found: list[FrameEvent]) -> bool:
+        """Take one frame, or what is here of its payload, the slow way; False when that needs more bytes."""
+        if self._state == DEAD:
             return False
-        length = buffer[at + 1] & 0x7F
-        extended = 2 if length == 126 else 8 if length == 127 else 0
-        header = 2 + extended + (4 if buffer[at + 1] & 0x80 else 0)
-        if have < header:
-            self._need = header
+        if self._left:
+            return self._payload(b"", found)
+        size = self._payload_size(found)
+        if size is None:
             return False
-        size = int.from_bytes(buffer[at + 2 : at + 2 + extended], "big") if extended else length
-        if self._refused(found, buffer[at], size):
+        head = _head_size(self._buffer[self._at + 1])
+        if self._waits_whole(head, size):
+            self._need = head + size
+            return False
+        first = self._buffer[self._at]
+        if first & CONTROL:
+            self._control(first, self._take(head + size), found)
             return True
-        self._at = at + header
+        if not self._open:
+            self._size = 0
+        self._size += size
+        self._open = not first & FIN
         self._left = size
-        self._feed(bytes(buffer[at : at + header]), found)
-        if not self._left:
-            self._frame_done()
-        return True
+        return self._payload(self._take(head), found)
 
-    def _refused(self, found: list[Event], first: int, size: int) -> bool:
-        """Judge the length before any payload is waited for: it may announce 2**62 bytes."""
-        opcode = first & 0x0F
-        if opcode >= _CLOSE:
-            return False  # wsproto refuses those above 125
-        if opcode != _CONTINUATION:
-            self._opcode = opcode
-        total = size if self._closing else self._size + size
-        if total <= self._max:
+    def _payload_size(self, found: list[FrameEvent]) -> int | None:
+        """The payload size of the next frame once its header is whole and right, else None.
+
+        Every rule is applied as soon as the bytes it speaks of are here: a peer that is wrong and then silent must
+        hear of it.
+        """
+        buffer, at, here = self._buffer, self._at, self.buffered
+        if here < 2:
+            self._need = 2
+            return None
+        first, second = buffer[at], buffer[at + 1]
+        fault = _header_fault(first, second, self._open)
+        if fault:
+            self._fail(PROTOCOL_ERROR, fault, found)
+            return None
+        head = _head_size(second)
+        if here < head - 4:
+            self._need = head - 4
+            return None
+        size = (second & 0x7F) if head == 6 else from_bytes(buffer[at + 2 : at + head - 4])
+        fault = _size_fault(size, head)
+        if fault:
+            self._fail(PROTOCOL_ERROR, fault, found)
+            return None
+        if self._too_big(first, size):
+            self._fail(MESSAGE_TOO_BIG, f"a message of more than {self._max} bytes", found)
+            return None
+        if here < head:
+            self._need = head
+            return None
+        return size
+
+    def _too_big(self, first: int, size: int) -> bool:
+        """Would this frame carry its message over the limit?  Control frames are exempt, as is what is only skipped."""
+        if first & CONTROL or self._state == CLOSING:
             return False
-        self._fail(found, 1009, f"a message of more than {self._max} bytes")
+        before = self._size if self._open else 0
+        return before + size > self._max
+
+    def _waits_whole(self, head: int, size: int) -> bool:
+        """Is the frame incomplete, and one of those that are only looked at whole?
+
+        Those are control frames, and binary frames that will be fast.  Never text: its bytes are judged as they
+        arrive, so that bad UTF-8 fails at once (RFC 6455 8.1), and never what is skipped.
+        """
+        if self.buffered >= head + size:
+            return False
+        first = self._buffer[self._at]
+        if first & CONTROL:
+            return True
+        return self._fast and first == FIN_BINARY and head < 14 and self._state == OPEN
+
+    def _take(self, size: int) -> bytes:
+        start = self._at
+        self._at = start + size
+        return bytes(self._buffer[start : self._at])
+
+    def _payload(self, head: bytes, found: list[FrameEvent]) -> bool:
+        """Pass on what is here of a data frame's payload, behind its header; False when there is nothing."""
+        size = min(self._left, self.buffered)
+        if not (size or head):
+            return False
+        self._left -= size
+        if self._state == CLOSING:
+            self._at += size
+        else:
+            self._feed(head + self._take(size), found)
         return True
 
-    def _payload(self, found: list[Event]) -> None:
-        take = min(self._left, len(self._buffer) - self._at)
-        data = bytes(self._buffer[self._at : self._at + take])
-        self._at += take
-        self._left -= take
-        self._feed(data, found)
-        if not self._left:
-            self._frame_done()
+    def _control(self, first: int, frame: bytes, found: list[FrameEvent]) -> None:
+        if self._state == CLOSING and first != FIN_CLOSE:
+            return  # RFC 6455 5.5.1: nothing may follow our close frame, so there is no answer to give
+        if _close_code(first, frame) == BAD_GATEWAY:
+            self._feed(_with_code(frame, BAD_GATEWAY ^ CloseReason.TRY_AGAIN_LATER), found)
+            _amend(found, BAD_GATEWAY)
+        else:
+            self._feed(frame, found)
 
-    def _frame_done(self) -> None:
-        connection = self._connection
-        if connection is not None and not self._open and not self._closing and connection.state is ConnectionState.OPEN:
-            self._connection = None
-
-    def _wsproto(self) -> Connection:
-        if self._connection is None:
-            self._connection = Connection(ConnectionType.SERVER)
-        return self._connection
-
-    def _feed(self, data: bytes, found: list[Event]) -> None:
-        connection = self._wsproto()
-        connection.receive_data(data)
-        for event in connection.events():
+    def _feed(self, data: bytes, found: list[FrameEvent]) -> None:
+        """Give wsproto bytes of one frame and translate what it makes of them."""
+        wsproto = self._wsproto
+        if wsproto is None:
+            wsproto = self._wsproto = Connection(ConnectionType.SERVER)
+        wsproto.receive_data(data)
+        for event in wsproto.events():
             if isinstance(event, TextMessage | BytesMessage):
-                self._part(event, found)
+                self._collect(event, found)
             elif isinstance(event, Ping):
                 found.append(PingReceived(bytes(event.payload)))
             elif isinstance(event, Pong):
                 found.append(PongReceived(bytes(event.payload)))
             elif isinstance(event, CloseConnection):
-                self._close_event(connection, event, found)
-                return
+                self._ended(event, wsproto.state, found)
 
-    def _part(self, event: TextMessage | BytesMessage, found: list[Event]) -> None:
-        """A piece of a message.  Pieces are joined now and then, so that many empty ones cost nothing."""
-        self._open = not event.message_finished
-        if self._closing:
-            self._size = 0
+    def _collect(self, event: TextMessage | BytesMessage, found: list[FrameEvent]) -> None:
+        data = event.data
+        if self._message is None and event.message_finished:
+            found.append(data if isinstance(data, str) else bytes(data))
             return
-        data = event.data if isinstance(event.data, str) else bytes(event.data)
-        if self._parts is None and event.message_finished:
-            found.append(data)
-            self._size = 0
-            return
-        parts: list[object] = self._parts if self._parts is not None else []  # type: ignore[assignment]
-        self._parts = parts  # type: ignore[assignment]
-        if data:
-            parts.append(data)
-        self._size += len(data.encode()) if isinstance(data, str) else len(data)
-        if event.message_finished or len(parts) >= MAX_PARTS:
-            joined = "".join(parts) if isinstance(data, str) else b"".join(parts)  # type: ignore[arg-type]
-            self._parts = None if event.message_finished else [joined]  # type: ignore[assignment,list-item]
-            if event.message_finished:
-                found.append(joined)
-                self._size = 0
+        # One growing bytearray: any number of tiny or empty fragments costs no more than the bytes they carry.
+        message = self._message = self._message if self._message is not None else bytearray()
+        message += data.encode() if isinstance(data, str) else data
+        if event.message_finished:
+            self._message = None
+            found.append(message.decode() if isinstance(data, str) else bytes(message))
 
-    def _close_event(self, connection: Connection, event: CloseConnection, found: list[Event]) -> None:
-        """A close frame; or, with the state unchanged, wsproto's way to say that parsing failed."""
-        if connection.state in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED):
-            self._done = True
-            found.append(CloseReceived(int(event.code), event.reason or ""))
+    def _ended(self, event: CloseConnection, state: ConnectionState, found: list[FrameEvent]) -> None:
+        """wsproto reports a violation as a received close; only its state, still OPEN then, tells the two apart."""
+        reason = event.reason or ""
+        if state is ConnectionState.OPEN:
+            self._fail(int(event.code), reason, found)
         else:
-            self._fail(found, int(event.code), event.reason or "")
+            self._die()
+            found.append(CloseReceived(int(event.code), reason))
 
-    def _fail(self, found: list[Event], code: int, detail: str) -> None:
-        self._done = True
+    def _fail(self, code: int, detail: str, found: list[FrameEvent]) -> None:
+        self._die()
         found.append(Failure(code, detail))
 
-    # -- sending
+    def _die(self) -> None:
+        self._state = DEAD
+        self._buffer = b""
+        self._at = self._left = 0
+        self._message = self._wsproto = None
 
-    def text(self, message: str) -> bytes:
-        """The frame of a text.  ValueError for a lone surrogate, which UTF-8 cannot carry."""
-        data = message.encode()
-        size = len(data)
-        if size < 126:
-            return _HEADS_TEXT[size] + data
-        return _long_head(0x81, size) + data
+    def _tidy(self, limited: bool) -> None:
+        """Keep no more than what is needed to go on."""
+        if not self._open and not self._left:
+            self._wsproto = None
+        if self._at == len(self._buffer):
+            self._buffer = b""
+            self._at = 0
+        elif limited:
+            self.more = True  # and `_at` stays: moving the rest for every `limit` frames would be quadratic
+        elif self._at:
+            self._buffer = self._buffer[self._at :]
+            self._at = 0
 
-    def binary(self, message: bytes) -> bytes:
-        """The frame of a byte string."""
-        size = len(message)
-        if size < 126:
-            return _HEADS_BINARY[size] + message
-        return _long_head(0x82, size) + message
+    # -- writing
 
-    def ping(self, payload: bytes = b"") -> bytes:
-        """A ping frame; b"" once closing has begun."""
-        return self._control(Ping(payload))
+    @staticmethod
+    def text(message: str) -> bytes:
+        """One text frame.  Raises UnicodeEncodeError, a ValueError, for a lone surrogate: UTF-8 has no form for it."""
+        payload = message.encode()
+        size = len(payload)
+        return (_TEXT_HEADS[size] if size <= MAX_CONTROL else _long_head(FIN_TEXT, size)) + payload
 
-    def pong(self, payload: bytes) -> bytes:
-        """A pong frame; b"" once closing has begun."""
-        return self._control(Pong(payload))
+    @staticmethod
+    def binary(message: bytes | bytearray | memoryview) -> bytes:
+        """One binary frame."""
+        payload = message if type(message) is bytes else memoryview(message).tobytes()
+        size = len(payload)
+        return (_BINARY_HEADS[size] if size <= MAX_CONTROL else _long_head(FIN_BINARY, size)) + payload
 
-    def _control(self, event: Ping | Pong) -> bytes:
-        if len(event.payload) > 125:
-            raise ValueError("a control frame carries at most 125 bytes (RFC 6455 5.5)")
-        if self._closing or self._done:
-            return b""
-        connection = self._connection or Connection(ConnectionType.SERVER)
-        return connection.send(event)
+    @staticmethod
+    def ping(payload: bytes = b"") -> bytes:
+        """A ping frame; ValueError above 125 bytes (RFC 6455 5.5)."""
+        return bytes(_SERIALIZER.send(Ping(_control_payload(payload))))
 
-    def close(self, code: int, reason: str = "") -> bytes:
-        """Our close frame.  From now on only the peer's close frame is an event."""
-        data = self._wsproto().send(CloseConnection(code, reason))
-        self._closing = True
-        self._parts = None
-        self._size = 0
-        return data
+    @staticmethod
+    def pong(payload: bytes) -> bytes:
+        """A pong frame; ValueError above 125 bytes (RFC 6455 5.5)."""
+        return bytes(_SERIALIZER.send(Pong(_control_payload(payload))))
 
-    def reply(self, close: CloseReceived) -> bytes:
-        """The answer to the peer's close frame: its own code and reason."""
-        return self._wsproto().send(CloseConnection(close.code, close.reason))
+    def close(self, code: int | None, reason: str = "") -> bytes:
+        """Our close frame, with no payload for None.  From now on only the peer's close frame counts.
 
-    def fail(self, failure: Failure) -> bytes:
-        """The close frame for a violation: the code alone, the detail belongs into the log."""
-        return self._wsproto().send(CloseConnection(failure.code))
+        Raises ValueError for a code or reason that may not be sent; nothing changes then.
+        """
+        frame = _close_frame(code, reason)
+        if self._state == OPEN:
+            self._state = CLOSING
+            self._need = 1  # a frame that waited whole is skipped as it comes
+            self._message = self._wsproto = None
+        return frame
+
+    @staticmethod
+    def reply(close: CloseReceived) -> bytes:
+        """The close frame that confirms the peer's: its own code and reason, or none (RFC 6455 5.5.1)."""
+        return _close_frame(None if close.code == NO_STATUS else close.code, close.reason)
+
+    @staticmethod
+    def fail(failure: Failure) -> bytes:
+        """The close frame that ends a connection the peer broke: the code only; the detail is for our log."""
+        return _close_frame(failure.code, "")
+
+
+def _head_size(second: int) -> int:
+    """Bytes before the payload of a masked frame (RFC 6455 5.2): two, the longer length, the key."""
+    short = second & 0x7F
+    return 6 if short < 126 else 8 if short == 126 else 14
+
+
+def _header_fault(first: int, second: int, message_open: bool) -> str | None:
+    """What the first two bytes of a frame do wrong, if anything."""
+    opcode = first & 0x0F
+    if first & 0x70:
+        return "a reserved bit is set"  # RFC 6455 5.2: no extension was agreed on
+    if opcode not in _OPCODES:
+        return f"unknown opcode {opcode:#x}"
+    if not second & 0x80:
+        return "a client's frame without a mask"  # RFC 6455 5.1
+    if opcode & CONTROL:
+        return _control_fault(first, second)
+    if message_open and opcode != _CONTINUATION:
+        return "a new message inside a fragmented one"  # RFC 6455 5.4
+    if not message_open and opcode == _CONTINUATION:
+        return "a continuation of nothing"  # RFC 6455 5.4
+    return None
+
+
+def _control_fault(first: int, second: int) -> str | None:
+    """RFC 6455 5.5."""
+    if not first & FIN:
+        return "a fragmented control frame"
+    if second & 0x7F > MAX_CONTROL:
+        return f"a control frame of more than {MAX_CONTROL} bytes"
+    return None
+
+
+def _size_fault(size: int, head: int) -> str | None:
+    """RFC 6455 5.2: the shortest form, and the top bit of 64 clear."""
+    if (head == 8 and size <= MAX_CONTROL) or (head == 14 and size <= 0xFFFF):
+        return "a length that is not in its shortest form"
+    if size >> 63:
+        return "a length of more than 63 bits"
+    return None
 
 
 def _long_head(first: int, size: int) -> bytes:
-    if size < 65536:
-        return bytes((first, 126)) + size.to_bytes(2, "big")
-    return bytes((first, 127)) + size.to_bytes(8, "big")
+    if size <= 0xFFFF:
+        return bytes((first, 126)) + size.to_bytes(2)
+    return bytes((first, 127)) + size.to_bytes(8)
+
+
+def _control_payload(payload: bytes) -> bytes:
+    if len(payload) > MAX_CONTROL:
+        raise ValueError(f"a ping or pong carries at most {MAX_CONTROL} bytes, not {len(payload)} (RFC 6455 5.5)")
+    return payload
+
+
+def _close_frame(code: int | None, reason: str) -> bytes:
+    if code is not None:
+        check_close(code, reason)
+    elif reason:
+        raise ValueError("a close reason needs a close code before it (RFC 6455 5.5.1)")
+    event = CloseConnection(CloseReason.NO_STATUS_RCVD if code is None else code, reason)
+    return bytes(Connection(ConnectionType.SERVER).send(event))
+
+
+def _close_code(first: int, frame: bytes) -> int | None:
+    """The code in a whole masked control frame, if it is a close frame that has one."""
+    if first != FIN_CLOSE or len(frame) < 8:
+        return None
+    return (frame[6] ^ frame[2]) << 8 | frame[7] ^ frame[3]
+
+
+def _with_code(frame: bytes, difference: int) -> bytes:
+    """The same close frame with some low bits of its code turned over: XOR goes through the mask unchanged."""
+    return frame[:7] + bytes((frame[7] ^ difference,)) + frame[8:]
+
+
+def _amend(found: list[FrameEvent], code: int) -> None:
+    """wsproto was shown another code: report the true one, unless it found the reason to be wrong."""
+    last = found[-1]
+    if isinstance(last, CloseReceived):
+        found[-1] = CloseReceived(code, last.reason)

@@ -353,6 +353,9 @@ class SocketLink(Link):
             return
         if sent == len(data):
             out.clear()
+            if self._stall is None and not self.notify and self._phase == OPEN:
+                self.unsent = 0
+                return
         else:
             out[:] = [data[sent:] if sent else data]
         if sent:
