@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from pathlib import Path
 
 import hypothesis
 import pytest
+
+import channelkit
 
 hypothesis.settings.register_profile("dev", deadline=None, max_examples=30)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True, print_blob=True)
 hypothesis.settings.register_profile("soak", deadline=None, max_examples=5000, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
+SOURCE = os.environ.get("CHANNELKIT_SOURCE")
 FORBID_SKIPS = bool(os.environ.get("CHANNELKIT_FORBID_SKIPS"))
+
+
+def pytest_configure() -> None:
+    """Refuse to test another channelkit than the one asked for: a wheel, or a mutated copy."""
+    if SOURCE and not Path(channelkit.__file__).is_relative_to(Path(SOURCE).resolve()):
+        raise pytest.UsageError(f"channelkit was imported from {channelkit.__file__}, not from {SOURCE}")
+
+
+def pytest_report_header() -> str:
+    """Tell which channelkit is tested."""
+    return f"channelkit: {Path(channelkit.__file__).parent}"
 
 
 @pytest.fixture(scope="module", params=["asyncio", "trio"])

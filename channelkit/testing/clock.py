@@ -79,7 +79,7 @@ def run(
 
 
 def _bury() -> None:
-    """Collect the tasks that were dropped now, so that the noise of their end does not fall into somebody else's test."""
+    """Collect the dropped tasks now, so that the noise of their end does not fall into somebody else's test."""
     hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
     try:
         gc.collect()

@@ -46,6 +46,15 @@ class ServerEvent:
     id: str
 
 
+def message(event: ServerEvent) -> str | bytes:
+    """The message that became this event; ValueError if `encode_text` and `encode_binary` make none like it."""
+    if event.event == JSON_EVENT:
+        return decode_json_string(event.data)
+    if event.event == BINARY_EVENT:
+        return decode_base64(event.data)
+    return event.data
+
+
 class EventStreamReader:
     """Reads an event stream as the standard says a browser does: bytes in, however cut, events out.
 
@@ -85,14 +94,7 @@ class EventStreamReader:
             self._line.append(rest)
         return found
 
-    @staticmethod
-    def message(event: ServerEvent) -> str | bytes:
-        """The message that became this event; ValueError if `encode_text` and `encode_binary` make none like it."""
-        if event.event == JSON_EVENT:
-            return decode_json_string(event.data)
-        if event.event == BINARY_EVENT:
-            return decode_base64(event.data)
-        return event.data
+    message = staticmethod(message)
 
     def _take_line(self, line: str, found: list[ServerEvent]) -> None:
         """WHATWG HTML 9.2.6: an empty line dispatches, one that begins with a colon is a comment."""

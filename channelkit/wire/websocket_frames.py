@@ -92,9 +92,8 @@ class WebSocketCodec:
     `max_message` bounds the payload bytes of one message, all its fragments together (1009 above it).  With
     `fast=False` every frame takes the slow way: the same events, for tests.  `unmask` undoes a client's mask.
 
-    The encoders (`text`, `binary`, `ping`, `pong`, `reply`, `fail`) are functions of their arguments: in which order
-    frames go out, and that nothing follows a close frame (RFC 6455 5.5.1), is the caller's duty.  Bytes from the peer
-    never raise: they become a `Failure`.
+    `text` and `binary` are functions of their argument, so that a group encodes once for many: that no data follows
+    a close frame (RFC 6455 5.5.1) is the caller's duty.  Bytes from the peer never raise: they become a `Failure`.
     """
 
     __slots__ = (
@@ -396,15 +395,19 @@ class WebSocketCodec:
         size = len(payload)
         return (_BINARY_HEADS[size] if size <= MAX_CONTROL else _long_head(FIN_BINARY, size)) + payload
 
-    @staticmethod
-    def ping(payload: bytes = b"") -> bytes:
-        """A ping frame; ValueError above 125 bytes (RFC 6455 5.5)."""
-        return bytes(_SERIALIZER.send(Ping(_control_payload(payload))))
+    def ping(self, payload: bytes = b"") -> bytes:
+        """A ping frame; b"" once closing has begun.  ValueError above 125 bytes (RFC 6455 5.5)."""
+        return self._unless_closing(Ping(payload))
 
-    @staticmethod
-    def pong(payload: bytes) -> bytes:
-        """A pong frame; ValueError above 125 bytes (RFC 6455 5.5)."""
-        return bytes(_SERIALIZER.send(Pong(_control_payload(payload))))
+    def pong(self, payload: bytes) -> bytes:
+        """A pong frame; b"" once closing has begun.  ValueError above 125 bytes (RFC 6455 5.5)."""
+        return self._unless_closing(Pong(payload))
+
+    def _unless_closing(self, event: Ping | Pong) -> bytes:
+        size = len(event.payload)
+        if size > MAX_CONTROL:
+            raise ValueError(f"a ping or pong carries at most {MAX_CONTROL} bytes, not {size} (RFC 6455 5.5)")
+        return bytes(_SERIALIZER.send(event)) if self._state == OPEN else b""
 
     def close(self, code: int | None, reason: str = "") -> bytes:
         """Our close frame, with no payload for None.  From now on only the peer's close frame counts.
@@ -477,12 +480,6 @@ def _long_head(first: int, size: int) -> bytes:
     return bytes((first, 127)) + size.to_bytes(8)
 
 
-def _control_payload(payload: bytes) -> bytes:
-    if len(payload) > MAX_CONTROL:
-        raise ValueError(f"a ping or pong carries at most {MAX_CONTROL} bytes, not {len(payload)} (RFC 6455 5.5)")
-    return payload
-
-
 def _close_frame(code: int | None, reason: str) -> bytes:
     if code is not None:
         check_close(code, reason)
@@ -500,7 +497,7 @@ def _close_code(first: int, frame: bytes) -> int | None:
 
 
 def _with_code(frame: bytes, difference: int) -> bytes:
-    """The same close frame with some low bits of its code turned over: XOR goes through the mask unchanged."""
+    """The same close frame with some low bits of its code turned over: the mask is an XOR, so it does not matter."""
     return frame[:7] + bytes((frame[7] ^ difference,)) + frame[8:]
 
 

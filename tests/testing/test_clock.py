@@ -111,6 +111,7 @@ def test_time_stands_still_while_a_socket_is_ready(backend: Backend) -> None:
 @on_both
 def test_a_nested_epoll_is_seen(backend: Backend) -> None:
     """An epoll descriptor watched by the loop is as good as a socket: our reactor runs on virtual time."""
+
     async def main() -> float:
         left, right = socket.socketpair()
         with left, right, select.epoll() as poller:

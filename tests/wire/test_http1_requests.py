@@ -279,6 +279,13 @@ def test_dead_after_an_error() -> None:
 
 LONG = "x" * 201
 
+
+def sized_head(size: int) -> bytes:
+    """A good request whose head has `size` bytes, no line of it too long."""
+    lines = ["A: " + "x" * 190, "B: " + "x" * 190, "C: "]
+    return request(*lines[:2], lines[2] + "x" * (size - len(request(*lines))))
+
+
 MALFORMED = {
     # the request line (RFC 9112 3)
     "no version": (b"GET /\r\nHost: a\r\n\r\n", 400),
@@ -377,6 +384,7 @@ MALFORMED = {
     "header line too long": (request("A: " + LONG), 431),
     "too many headers": (request(*["A: b"] * 8), 431),
     "head too large": (request(*["A: " + "x" * 190] * 4), 431),
+    "head too large by one byte": (sized_head(601), 431),
     # the same, before the end is there
     "request line too long so far": (b"GET /" + LONG.encode(), 414),
     "request line of zeros": (b"\0" * 202, 414),
@@ -414,6 +422,8 @@ BAD_BODIES = {
     "trailer folded": (b"0\r\nA: b\r\n c\r\n\r\n", 400),
     "trailer with LF": (b"0\r\nA: b\n\r\n", 400),
     "trailer end of LF": (b"0\r\n\n", 400),
+    "coding in a trailer": (b"0\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+    "length in a trailer": (b"0\r\nContent-Length: x\r\n\r\n", 400),
     "trailer too long": (b"0\r\nA: " + LONG.encode(), 431),
     "trailers too many": (b"0\r\n" + b"A: b\r\n" * 9, 431),
     "trailers too large": (b"0\r\n" + (b"A: " + b"x" * 190 + b"\r\n") * 4, 431),
@@ -440,6 +450,11 @@ def test_malformed_chunked_bodies(body: bytes, status: int) -> None:
     assert read(*[raw[i : i + 1] for i in range(len(raw))]) == trace
 
 
+def test_a_length_of_thousands_of_digits() -> None:
+    """A Content-Length longer than Python makes an int of is too large like any other."""
+    assert read(post("Content-Length: " + "9" * 5000), limits=RequestLimits(max_line=10000)) == [413]
+
+
 GOOD = {
     "method any token": request(start="x!y / HTTP/1.1"),
     "target star": request(start="OPTIONS * HTTP/1.1"),
@@ -455,7 +470,7 @@ GOOD = {
     "longest request line": request(start="GET /" + "x" * 186 + " HTTP/1.1"),
     "longest header line": request("A: " + "x" * 197),
     "as many headers as may be": request(*["A: b"] * 7),
-    "as large a head as may be": request("A: " + "x" * 190, "B: " + "x" * 190, "C: " + "x" * 170),
+    "as large a head as may be": sized_head(600),
     "coding in capitals": post("Transfer-Encoding: Chunked", body=b"1\r\na\r\n0\r\n\r\n"),
     "as long a body as may be": post("Content-Length: 100", body=b"a" * 100),
     "as many chunks as may be": chunked(b"32\r\n" + b"a" * 50 + b"\r\n32\r\n" + b"b" * 50 + b"\r\n0\r\n\r\n"),
@@ -616,6 +631,38 @@ def test_valid_requests_are_read_as_plain_h11_reads_them(raw: bytes, rest: bytes
     fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in event.headers]
     line = [event.method.encode(), event.target.encode(), event.http_version.encode()]
     assert [*line, fields, body, reader.take_rest()] == by_h11_alone(raw + rest)
+
+
+# -- which way a request takes
+
+
+@pytest.mark.parametrize(
+    ("raw", "fast", "connections"),
+    [
+        (request("Accept: a", "Connection: close"), True, 0),
+        (post("Content-Length: 0"), True, 0),
+        (request("A: " + "x" * 190, "B: " + "x" * 190), True, 0),
+        (request() * 3, False, 3),
+        (request("Upgrade: h2c") * 2, True, 2),
+        (request("Expect: x"), True, 1),
+        (post("Content-Length: 1", body=b"a"), True, 1),
+        (chunked(b"0\r\n\r\n") + request(), True, 1),
+    ],
+)
+def test_only_simple_requests_pass_by_h11(
+    monkeypatch: pytest.MonkeyPatch, raw: bytes, fast: bool, connections: int
+) -> None:
+    """A request that announces nothing but itself needs no h11 connection, every other one gets its own."""
+    made = []
+
+    class Connection(h11.Connection):
+        def __init__(self, our_role: type[h11.SERVER], max_incomplete_event_size: int) -> None:
+            made.append(self)
+            super().__init__(our_role, max_incomplete_event_size)
+
+    monkeypatch.setattr(h11, "Connection", Connection)
+    read(raw, fast=fast)
+    assert len(made) == connections
 
 
 # -- cost

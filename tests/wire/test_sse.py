@@ -31,7 +31,7 @@ def read(wire: bytes, size: int = 1) -> list[ServerEvent]:
 
 
 def messages_of(wire: bytes, size: int) -> list[Message]:
-    return [EventStreamReader.message(event) for event in read(wire, size)]
+    return [sse.message(event) for event in read(wire, size)]
 
 
 @settings(deadline=None)
@@ -81,7 +81,7 @@ def test_lone_surrogates_are_refused(text: str) -> None:
 def test_a_wrong_event(event: ServerEvent) -> None:
     """An event of our names that we would never write raises ValueError."""
     with pytest.raises(ValueError, match=r"."):
-        EventStreamReader.message(event)
+        sse.message(event)
 
 
 CASES: list[tuple[str, list[tuple[str, str, str]]]] = [
