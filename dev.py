@@ -149,12 +149,10 @@ class Environment:
 
     def install(self, what: list[str]) -> None:
         """Install into it, by uv or its own pip."""
-        uv = shutil.which("uv")
-        line = (
-            [uv, "pip", "install", "--quiet", "--python", self.python]
-            if uv
-            else [self.python, *PIP, "install", "--quiet"]
-        )
+        if uv := shutil.which("uv"):
+            line = [uv, "pip", "install", "--quiet", "--python", self.python]
+        else:
+            line = [self.python, *PIP, "install", "--quiet"]
         if self.call([*line, *what]) != 0:
             fail(f"could not install into {self.path.name} (the reason is above); is the package index reachable?")
 
@@ -283,9 +281,8 @@ def mutants(args: list[str]) -> int:
     home = Environment(".venv").ready("test")
     sound = _baselines(home, chosen)
     verdicts = _hunt(home, [mutant for mutant in chosen if sound[mutant.test]])
-    return _table(
-        chosen, verdicts, missing=sorted(set(PROMISES) - {mutant.promise for mutant in every}, key=PROMISES.index)
-    )
+    proved = {mutant.promise for mutant in every}
+    return _table(chosen, verdicts, missing=[promise for promise in PROMISES if promise not in proved])
 
 
 def _read_mutants() -> list[Mutant]:

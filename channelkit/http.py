@@ -85,6 +85,31 @@ class BodySource(Protocol):
         ...
 
 
+class _Pieces:
+    """The pieces of a request's body; no async generator, so leaving the loop early leaves nothing to be closed."""
+
+    __slots__ = ("_given", "_request")
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._given = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = b""
+        if self._request._body is not None:
+            if not self._given:
+                piece = self._request._body
+        elif self._request._source is not None:
+            piece = await self._request._source.read()
+        self._given = True
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+
 class Request:
     """One HTTP request, as the handler sees it.
 
@@ -187,19 +212,13 @@ class Request:
             self._state = {}
         return self._state
 
-    async def stream(self) -> AsyncIterator[bytes]:
+    def stream(self) -> AsyncIterator[bytes]:
         """Iterate over the body as it arrives; reading it is what lets the peer send more.
 
-        Raises BadRequest if the peer breaks off or exceeds `max_body`; uncaught, it becomes the right answer.
+        Leaving the loop early leaves the rest for the next reader.  Raises BadRequest if the peer breaks off or
+        exceeds `max_body`; uncaught, it becomes the right answer.
         """
-        if self._body is not None:
-            if self._body:
-                yield self._body
-            return
-        if self._source is None:
-            return
-        while piece := await self._source.read():
-            yield piece
+        return _Pieces(self)
 
     async def body(self) -> bytes:
         """The whole body, at most `max_body` bytes; a second call gives the same bytes."""

@@ -19,7 +19,7 @@ import selectors
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple, Unpack, cast
 
 import anyio
 
@@ -64,14 +64,15 @@ def run(
     """
     watch = _Watch(max_ticks)
     start: Any = {"asyncio": _run_on_asyncio, "trio": _run_on_trio}[backend]
+    result: Any = None
     try:
-        result: _T = start(watch, patience, async_fn, *args)
+        result = start(watch, patience, async_fn, *args)
     except BaseException as exc:
         if watch.error is None or isinstance(exc, KeyboardInterrupt):
             raise
         # else: what the tasks raised when they were cancelled is not the news
     if watch.error is None:
-        return result
+        return cast("_T", result)
     watch.error.__traceback__ = watch.error.__context__ = None  # they keep every dropped frame alive
     if watch.told_twice:
         _bury()

@@ -250,7 +250,7 @@ class _Line:
         if self.stalled:
             return 0
         now = anyio.current_time()
-        return sum(len(data) for due, data in itertools.takewhile(lambda piece: piece[0] <= now, self._pieces))
+        return sum(len(piece[1]) for piece in itertools.takewhile(lambda piece: piece[0] <= now, self._pieces))
 
     def at_end(self) -> bool:
         """Whether the end of file has arrived."""

@@ -134,6 +134,13 @@ def check_origin(request: Request, origins: tuple[str, ...] | None) -> None:
     origin = request.headers.get("origin")
     if origin is None or (origins is not None and ("*" in origins or origin in origins)):
         return
-    if origins is None and urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower():
+    if origins is None and _host_of(origin) == request.headers.get("host", "").lower():
         return
     raise BadRequest(403, f"origin {origin!r} is not allowed; name it in origins=[...]")
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None  # no URL, so nobody's origin

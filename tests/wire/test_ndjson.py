@@ -107,6 +107,6 @@ def test_lines_of_other_writers() -> None:
 def test_max_line(size: int) -> None:
     """A line of exactly `max_line` bytes is read and one byte more raises, with its end in sight or not."""
     assert read(b'"12345678"\n' * 3, size, max_line=10) == ["12345678"] * 3
-    for wire in (b'"123456789"\n', b'"123456789', b" " * 11):
+    for wire in (b'"123456789"\n', b'"1234567890', b" " * 11):
         with pytest.raises(ValueError, match="a line of more than 10 bytes"):
             read(wire, size, max_line=10)
