@@ -349,10 +349,10 @@ def _trio_loop(tasks: TaskGroup, helpers: TaskGroup) -> Loop:
         @trio.lowlevel.enable_ki_protection
         async def _drive(self) -> None:
             while True:
+                self._run_calls()
                 if self._calls:
-                    self._run_calls()
                     await trio.lowlevel.checkpoint()
-                if not self._calls:
+                else:
                     await self._driver.park()
 
         def _wake_driver(self) -> None:

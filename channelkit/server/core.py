@@ -52,6 +52,7 @@ class ServerCore:
             max_body=config.max_body,
         )
         self._handlers = handlers
+        self._name = getattr(handler, "__qualname__", None) or repr(handler)
         self._running = 0  # handlers
         self._changed = loop.parking()
         current_timers.set(TimerService(loop))
@@ -63,7 +64,7 @@ class ServerCore:
     def handle(self, request: Request, exchange: HttpExchange) -> None:
         """Run the handler for `request` in a task of its own."""
         self._running += 1
-        self._handlers.start_soon(self._handle, request, exchange, name=self.handler)
+        self._handlers.start_soon(self._handle, request, exchange, name=self._name)
 
     async def _handle(self, request: Request, exchange: HttpExchange) -> None:
         try:
