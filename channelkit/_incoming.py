@@ -391,6 +391,7 @@ class Incoming(Outgoing):
                         raise StopAsyncIteration
                     raise ChannelClosed(self._info)
                 self._exchange.flush()
+                self._loop.burst = 0  # parking is a real yield
                 await receiver.park()
         finally:
             self._receiver = None

@@ -122,6 +122,7 @@ class Outgoing(Lifecycle):
                     self._exchange.flush()
                     if not first or self._outbox.unsent > self._config.soft_mark:
                         self._exchange.want_room()
+                        loop.burst = 0  # parking is a real yield
                         await place.park()
                 elif loop.burst >= ACCEPTANCES_PER_YIELD:
                     loop.burst = 0

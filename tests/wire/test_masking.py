@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from channelkit.wire.masking import SMALL, Unmask, c_unmask, from_bytes, unmask, unmask_python
@@ -18,7 +18,6 @@ def one_by_one(data: bytes, key: bytes) -> bytes:
 
 
 @WAYS
-@settings(deadline=None)
 @given(data=st.binary(max_size=300), key=KEYS)
 def test_unmask_is_the_rule_of_the_rfc(way: Unmask, data: bytes, key: bytes) -> None:
     """Every implementation XORs each byte with its byte of the key."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from channelkit.wire import ndjson
@@ -28,7 +28,6 @@ def read(wire: bytes, size: int, max_line: int | None = None) -> list[Message]:
     return [message for at in range(0, len(wire), size) for message in reader.feed(wire[at : at + size])]
 
 
-@settings(deadline=None)
 @given(messages=MESSAGES, size=st.integers(1, 40))
 def test_round_trip(messages: list[Message], size: int) -> None:
     """Any messages with pings between come back the same, in order, however the bytes are cut."""

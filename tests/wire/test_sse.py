@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from channelkit.wire import sse
@@ -34,7 +34,6 @@ def messages_of(wire: bytes, size: int) -> list[Message]:
     return [sse.message(event) for event in read(wire, size)]
 
 
-@settings(deadline=None)
 @given(messages=MESSAGES, size=st.integers(1, 40))
 def test_round_trip(messages: list[Message], size: int) -> None:
     """Any messages with pings between come back the same, in order, however the bytes are cut."""

@@ -488,7 +488,6 @@ def test_encoding(size: int) -> None:
         assert wire == b"\x82" + length_bytes(size, 0) + payload
 
 
-@settings(deadline=None)
 @given(message=st.text() | st.binary())
 def test_a_client_reads_what_we_encode(message: str | bytes) -> None:
     """A client gets each message back exactly."""
@@ -553,6 +552,7 @@ def test_lone_surrogates_are_refused() -> None:
 
 # -- any bytes
 
+MANY = settings(max_examples=6 * settings().max_examples)  # cheap, and the codec's best proof
 KEYS = st.binary(min_size=4, max_size=4)
 PAYLOADS = st.binary(max_size=140) | st.text(max_size=60).map(str.encode)
 FIRST_BYTES = st.sampled_from(
@@ -595,7 +595,7 @@ VALID_WIRES = st.lists(st.builds(frame, st.sampled_from([FIN | TEXT, FIN | BINAR
 )
 
 
-@settings(deadline=None, max_examples=300)
+@MANY
 @given(wire=WIRES | VALID_WIRES, places=CUTS, limit=st.integers(1, 5), size=st.sampled_from([100, MAX]))
 def test_all_ways_are_equal(wire: bytes, places: list[int], limit: int, size: int) -> None:
     """The same bytes mean the same on the fast way and the slow one, at any cut and any limit."""
@@ -634,7 +634,7 @@ def wsproto_events(wire: bytes) -> list[object]:
     return found
 
 
-@settings(deadline=None, max_examples=300)
+@MANY
 @given(wire=WIRES | VALID_WIRES, places=CUTS)
 def test_plain_wsproto_agrees(wire: bytes, places: list[int]) -> None:
     """Without a limit of size both say the same; of a wrong header we may only speak before wsproto has it whole."""
@@ -647,7 +647,7 @@ def test_plain_wsproto_agrees(wire: bytes, places: list[int]) -> None:
         assert ours == wsproto_events(wire + bytes(14))
 
 
-@settings(deadline=None, max_examples=300)
+@MANY
 @given(
     steps=st.lists(st.binary(max_size=60) | WIRES | st.integers(1, 4) | st.none(), max_size=12),
     size=st.integers(0, 300),
