@@ -234,6 +234,7 @@ class Incoming(Outgoing):
 
     async def _await_and_go_on(self, result: Awaitable[Any]) -> None:
         """The channel's own task: await what callbacks return until nothing is ready."""
+        self._loop.callbacks += 1
         try:
             pending: Awaitable[Any] | None = result
             while pending is not None:
@@ -248,6 +249,7 @@ class Incoming(Outgoing):
                         pending = outcome
                         break
         finally:
+            self._loop.callbacks -= 1
             self._running = False
             if self._phase == OVER:
                 self._loop.call_soon(self._run_callbacks)

@@ -94,9 +94,12 @@ class Loop(ABC):
         self._lock = threading.Lock()
         self._foreign: deque[Call] = deque()
         self._open = True
+        self._cancel_on_leaving = False
         self._error: BaseException | None = None
         #: Acceptances since some task last yielded: see `_outgoing`.
         self.burst = 0
+        #: Callbacks of channels that are being awaited now; a server that stops gives them their time.
+        self.callbacks = 0
 
     @property
     def in_loop_thread(self) -> bool:
@@ -162,6 +165,10 @@ class Loop(ABC):
     def spawn(self, function: Callable[..., Awaitable[Any]], *args: Any, name: object = None) -> None:
         """Start `function(*args)` as a task of the loop's group, in the caller's context."""
         self._tasks.start_soon(function, *args, name=name)
+
+    def cancel_on_leaving(self) -> None:
+        """When the body of `open_loop` ends, cancel the spawned tasks instead of waiting for them."""
+        self._cancel_on_leaving = True
 
     def fail(self, error: BaseException) -> None:
         """End `open_loop` with `error`."""
@@ -406,6 +413,8 @@ async def open_loop() -> AsyncIterator[Loop]:
                 async with anyio.create_task_group() as tasks:
                     loop = AsyncioLoop(tasks) if asyncio_backend else _trio_loop(tasks, helpers)
                     yield loop
+                    if loop._cancel_on_leaving:
+                        tasks.cancel_scope.cancel()
             finally:
                 if loop is not None:
                     loop._close()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from channelkit.server.pump.link import Link
     from channelkit.spi import HttpExchange
 
+LAST_TURNS = 10  # of the loop between the last goodbye and the cut
+
 Handler = Callable[[Request], Awaitable[Any]]
 
 
@@ -54,6 +56,7 @@ class ServerCore:
         self._handlers = handlers
         self._name = getattr(handler, "__qualname__", None) or repr(handler)
         self._running = 0  # handlers
+        self.lingering: Callable[[], int] = lambda: 0  # connections a pump still holds, engines or not
         self._changed = loop.parking()
         current_timers.set(TimerService(loop))
 
@@ -82,6 +85,10 @@ class ServerCore:
     def ended(self, connection: Connection) -> None:
         """A connection is over."""
         self.connections.discard(connection)
+        self.link_closed()
+
+    def link_closed(self) -> None:
+        """A pump let go of a connection: drain looks again."""
         if self.stopping:
             self._changed.wake()
 
@@ -101,16 +108,25 @@ class ServerCore:
         self.stopping = True
         self._say_goodbye(now=True)
         self._handlers.cancel_scope.cancel()
-        await self.loop.checkpoint()  # what goodbye wrote leaves with this turn's flush
+        for _ in range(LAST_TURNS):
+            await self.loop.checkpoint()  # what goodbye wrote leaves, as far as the kernel takes it
         for connection in tuple(self.connections):
             connection.abort()
         with anyio.move_on_after(self.config.handler_cleanup_timeout):
-            await self._wait_idle()
+            await self._wait_handlers()
+            while self.loop.callbacks:
+                await anyio.sleep(0.01)
+        self.loop.cancel_on_leaving()  # scheduled tasks, pullers, callbacks that would not end: nothing outlives the server
 
     def _say_goodbye(self, now: bool) -> None:
         for connection in tuple(self.connections):
             connection.going_away(now)
 
-    async def _wait_idle(self) -> None:
+    async def _wait_handlers(self) -> None:
+        """Until every handler and engine is through; what lingers in the kernel is cut by the pump."""
         while self.connections or self._running:
+            await self._changed.park()
+
+    async def _wait_idle(self) -> None:
+        while self.connections or self._running or self.lingering():
             await self._changed.park()

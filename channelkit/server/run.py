@@ -136,6 +136,8 @@ class Server:
     ) -> None:
         async with anyio.create_task_group() as handlers:
             core = self._core = ServerCore(handler, config, loop, handlers)
+            core.lingering = lambda: reactor.links
+            reactor.on_link_closed = core.link_closed
             listener = reactor.listen(sock, core.connect)
             self._status = "running"
             try:

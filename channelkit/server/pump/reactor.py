@@ -71,6 +71,7 @@ class Reactor:
         self._closing: list[socket.socket] = []  # closed at the end of the tick, so no number is reused within it
         self._listeners: list[Listener] = []
         self.links = 0
+        self.on_link_closed: Callable[[], None] = lambda: None
         loop.watch(self.poller.fileno(), self.tick)
 
     # -- coming and going
@@ -112,6 +113,7 @@ class Reactor:
         self.links -= 1
         for listener in self._listeners:
             listener.wake()
+        self.on_link_closed()
 
     def close(self) -> None:
         """Cut every link, close the epoll.  The engines are told by the loop's last turn."""

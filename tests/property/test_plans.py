@@ -1,0 +1,26 @@
+"""Every promise on every transport, both loops and both pumps: random plans, judged by the oracle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from channelkit.testing.clock import BACKENDS, Backend
+from channelkit.testing.oracle import judge
+from channelkit.testing.plans import PUMPS, TRANSPORTS, Pump, TransportName, run_plan
+from channelkit.testing.strategies import plans
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("pump", PUMPS)
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(data=st.data(), randomness=st.random_module())
+def test_every_promise(
+    backend: Backend, pump: Pump, transport: TransportName, data: st.DataObject, randomness: Any
+) -> None:
+    """Whatever both sides and the network do, all promises hold."""
+    judge(run_plan(data.draw(plans(transport)), backend, pump))

@@ -1,0 +1,239 @@
+"""Stopping: what each kind of connection sees, that every on_close runs, and that nothing hangs."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from channelkit import CloseStatus, Request, Server, as_channel, run_server
+
+PATIENCE = 20.0
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Wait in real time until `condition()`; fail after PATIENCE seconds."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+class App:
+    """Handlers of every kind, and what their channels were told."""
+
+    def __init__(self) -> None:
+        self.closed: dict[str, CloseStatus] = {}
+        self.infos: dict[str, Any] = {}
+        self.entered: set[str] = set()
+        self.release = threading.Event()
+        self.cancelled = False
+
+    async def handler(self, request: Request) -> Any:
+        import anyio
+
+        path = request.path
+        self.entered.add(path)
+        if path == "/slow":
+            while not self.release.is_set():
+                await anyio.sleep(0.01)
+            return "finished"
+        if path == "/stubborn":
+            try:
+                await anyio.sleep_forever()
+            finally:
+                self.cancelled = True
+        channel = as_channel(request, streaming=path == "/stream", on_close=self.on_close)
+        if path == "/stream":
+            channel.send_nowait("begun\n")
+        return channel
+
+    def on_close(self, channel: Any, status: CloseStatus) -> None:
+        self.closed[channel.request.path] = status
+        self.infos[channel.request.path] = channel.close_info
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def backend(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def app() -> App:
+    return App()
+
+
+@pytest.fixture
+def server(app: App, backend: Any) -> Iterator[Server]:
+    server = run_server(app.handler, port=0, backend=backend)
+    yield server
+    server.stop(0)
+
+
+def get(server: Server, path: str) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", server.port), PATIENCE)
+    sock.sendall(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+    return sock
+
+
+def read_all(sock: socket.socket) -> bytes:
+    data = b""
+    try:
+        while piece := sock.recv(65536):
+            data += piece
+    except ConnectionResetError:
+        data += b"<reset>"
+    sock.close()
+    return data
+
+
+def test_a_running_request_finishes(server: Server, app: App) -> None:
+    """The listener closes at once; a request that runs gets its time and its answer says the connection closes."""
+    sock = get(server, "/slow")
+    until(lambda: "/slow" in app.entered)
+    stopper = threading.Thread(target=server.stop, args=(PATIENCE,))
+    stopper.start()
+    until(lambda: server.status == "stopping")
+    until(lambda: _refused(server.port))
+    app.release.set()
+    answer = read_all(sock)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b"finished")
+    assert b"\r\nConnection: close\r\n" in answer
+    stopper.join(PATIENCE)
+    assert server.status == "stopped"
+
+
+def _refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_channels_are_closed_each_in_its_way(server: Server, app: App) -> None:
+    """WebSockets get 1001, streams end properly, held answers become 503; every on_close says server-close."""
+    held, stream = get(server, "/held"), get(server, "/stream")
+    with connect(f"ws://127.0.0.1:{server.port}/ws") as websocket:
+        until(lambda: app.entered == {"/held", "/stream", "/ws"})
+        threading.Thread(target=server.stop, args=(0.2,)).start()
+        with pytest.raises(ConnectionClosed) as caught:
+            websocket.recv(PATIENCE)
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1001
+    assert read_all(stream).endswith(b"begun\n\r\n0\r\n\r\n")
+    assert read_all(held).startswith(b"HTTP/1.1 503")
+    assert server.join(PATIENCE)
+    assert app.closed == dict.fromkeys(("/held", "/stream", "/ws"), CloseStatus.SERVER_CLOSE)
+    assert {info.code for info in app.infos.values()} == {1001}
+    assert app.infos["/ws"].delivered is True
+
+
+def test_the_deadline_cuts_what_is_left(server: Server, app: App) -> None:
+    """A handler that does not end is cancelled at the deadline, and its client sees the connection end."""
+    sock = get(server, "/stubborn")
+    until(lambda: "/stubborn" in app.entered)
+    server.stop(0.05)
+    assert app.cancelled
+    assert b"200" not in read_all(sock)
+
+
+def test_an_idle_connection_goes_at_once(server: Server) -> None:
+    """A connection without a request does not use up the patience of stop."""
+    idle = socket.create_connection(("127.0.0.1", server.port), PATIENCE)
+    until(lambda: server.connections == 1)
+    began = time.monotonic()
+    server.stop(PATIENCE)
+    assert time.monotonic() - began < PATIENCE / 2
+    assert idle.recv(1) == b""
+    idle.close()
+
+
+def test_a_second_stop_waits_for_the_first(server: Server) -> None:
+    """Stopping again does no harm; afterwards the server says it has stopped."""
+    server.stop(0.1)
+    server()
+    assert server.status == "stopped"
+    assert server.join(0)
+
+
+def test_stop_on_the_loops_own_thread_raises(backend: Any) -> None:
+    """It would wait for itself; the text names what to use."""
+    said: list[str] = []
+
+    async def handler(request: Request) -> str:
+        with pytest.raises(RuntimeError, match="stop_soon") as caught:
+            holder[0].stop()
+        said.append(str(caught.value))
+        return "fine"
+
+    holder = [run_server(handler, port=0, backend=backend)]
+    sock = get(holder[0], "/")
+    assert sock.recv(100).startswith(b"HTTP/1.1 200")
+    sock.close()
+    holder[0].stop(1)
+    assert said
+
+
+def test_a_port_in_use_is_told_by_run_server(server: Server, backend: Any) -> None:
+    """The error comes out of run_server itself, with the port and the cure in its text."""
+    with pytest.raises(OSError, match=f"port {server.port}.*port=0"):
+        run_server(_nothing, port=server.port, backend=backend)
+
+
+async def _nothing(request: Request) -> None:
+    """A handler."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_program(number: signal.Signals, backend: str) -> None:
+    """`anyio.run(serve, handler)` ends by SIGINT and SIGTERM with exit code 0 and nothing on stderr."""
+    program = (
+        "import functools, anyio, channelkit\n"
+        "async def handler(request): return 'hello'\n"
+        "async def main():\n"
+        "    async with anyio.create_task_group() as tasks:\n"
+        "        server = await tasks.start(functools.partial(channelkit.serve, handler, port=0))\n"
+        "        print(server.port, flush=True)\n"
+        f"anyio.run(main, backend={backend!r})\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    port = int(process.stdout.readline())
+    sock = socket.create_connection(("127.0.0.1", port), PATIENCE)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=PATIENCE)
+    sock.close()
+    assert (process.returncode, errors) == (0, b"")
+
+
+def test_a_base_exception_of_a_callback_ends_serve(backend: Any) -> None:
+    """What is no Exception leaves through the server, and join raises it."""
+
+    class Alarm(BaseException):
+        pass
+
+    def on_receive(channel: Any, message: str) -> None:
+        raise Alarm
+
+    async def handler(request: Request) -> Any:
+        return as_channel(request, on_receive=on_receive)
+
+    server = run_server(handler, port=0, backend=backend)
+    with connect(f"ws://127.0.0.1:{server.port}/") as websocket:
+        websocket.send("go")
+        with pytest.raises(ConnectionClosed):
+            websocket.recv(PATIENCE)
+    with pytest.raises(BaseException) as caught:  # noqa: PT011  (a group or the thing itself)
+        server.join(PATIENCE)
+    assert isinstance(caught.value, Alarm) or caught.group_contains(Alarm)
