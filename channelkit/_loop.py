@@ -14,7 +14,7 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -162,7 +162,7 @@ class Loop(ABC):
         except BaseException as error:
             self.fail(error)
 
-    def spawn(self, function: Callable[..., Awaitable[Any]], *args: Any, name: object = None) -> None:
+    def spawn(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any, name: object = None) -> None:
         """Start `function(*args)` as a task of the loop's group, in the caller's context."""
         self._tasks.start_soon(function, *args, name=name)
 

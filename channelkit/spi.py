@@ -93,13 +93,14 @@ class WebSocketListener(Listener, Protocol):
 class Outbox(Protocol):
     """How much an exchange has accepted and not handed on; a plain attribute, since every message looks at it."""
 
-    unsent: int
+    @property
+    def unsent(self) -> int: ...
 
 
 class Exchange(ABC):
     """Seam 2, what both kinds share: one request being answered, or one WebSocket being held."""
 
-    __slots__ = ()
+    __slots__ = ("config", "loop", "outbox")
 
     loop: Loop
     config: Config
@@ -145,7 +146,7 @@ class HttpWire:
 class HttpExchange(Exchange):
     """One HTTP request being answered: one head, then body, then the end, each at most once."""
 
-    __slots__ = ()
+    __slots__ = ("channel", "listener")
 
     #: Who is told; None until a channel or a response takes the exchange.
     listener: Listener | None
@@ -195,7 +196,7 @@ class HttpExchange(Exchange):
 class WebSocketExchange(Exchange):
     """One open WebSocket.  Framing, pings, pongs and the close handshake are the host's business."""
 
-    __slots__ = ()
+    __slots__ = ("listener", "write")
 
     listener: WebSocketListener
     #: Equal for exchanges whose `text` and `binary` give interchangeable results; None if never.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from aiohttp import WSMessage, WSMsgType, web
+
 from benchmarks.peers._options import BACKLOG, HELLO, HOST, port_and_uvloop, run_asyncio
 
 fan: set[web.WebSocketResponse] = set()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from benchmarks.peers._options import BACKLOG, HOST, port_and_uvloop, run_asyncio
 from websockets.asyncio.server import ServerConnection, broadcast, serve
+
+from benchmarks.peers._options import BACKLOG, HOST, port_and_uvloop, run_asyncio
 
 fan: set[ServerConnection] = set()
 

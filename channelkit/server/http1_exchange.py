@@ -39,14 +39,9 @@ class Http1Exchange(HttpExchange):
         "_state",
         "answered",
         "body",
-        "channel",
-        "config",
         "continued",
         "head",
         "keep_alive",
-        "listener",
-        "loop",
-        "outbox",
     )
 
     def __init__(self, connection: HttpConnection, head: RequestHead) -> None:

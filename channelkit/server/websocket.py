@@ -41,11 +41,6 @@ class WebSocketConnection(WebSocketExchange):
         "_over",
         "_paused",
         "_pinged",
-        "config",
-        "listener",
-        "loop",
-        "outbox",
-        "write",
     )
 
     wire_format: Hashable = ("websocket", "frames")
@@ -151,7 +146,7 @@ class WebSocketConnection(WebSocketExchange):
         """Reading was switched off among these: they wait in order, but pings already read are answered now."""
         if self._over:
             return
-        held = []
+        held: list[Event] = []
         for event in events:
             if isinstance(event, PingReceived):
                 self._control(event)

@@ -59,7 +59,7 @@ class Reactor:
     ) -> None:
         self.loop = loop
         self.config = config
-        self.poller: Poller = select.epoll() if poller is None else poller  # type: ignore[assignment]
+        self.poller: Poller = select.epoll() if poller is None else poller
         self.buffer = memoryview(bytearray(READ_SIZE))
         self._clock = clock
         self._handlers: dict[int, Any] = {}  # descriptor -> SocketLink or Listener
