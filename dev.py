@@ -281,7 +281,7 @@ def mutants(args: list[str]) -> int:
     home = Environment(".venv").ready("test")
     sound = _baselines(home, chosen)
     verdicts = _hunt(home, [mutant for mutant in chosen if sound[mutant.test]])
-    proved = {mutant.promise for mutant in every}
+    proved = set(PROMISES) if options.names else {mutant.promise for mutant in every}
     return _table(chosen, verdicts, missing=[promise for promise in PROMISES if promise not in proved])
 
 
@@ -316,7 +316,7 @@ def _baselines(home: Environment, chosen: list[Mutant]) -> dict[str, bool]:
 
     def passes(test: str) -> bool:
         verdict = _in_copy(home, test, None)
-        print(f"{'passes' if verdict.good else verdict.text:24} {verdict.seconds:5.0f} s  {test}", flush=True)
+        print(f"{verdict.seconds:5.0f} s  {test}: {verdict.text}", flush=True)
         return verdict.good
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -328,7 +328,7 @@ def _hunt(home: Environment, chosen: list[Mutant]) -> dict[Mutant, Verdict]:
 
     def run(mutant: Mutant) -> Verdict:
         verdict = _in_copy(home, mutant.test, mutant)
-        print(f"{verdict.text:24} {verdict.seconds:5.0f} s  {mutant.promise:4} {mutant.file}", flush=True)
+        print(f"{verdict.seconds:5.0f} s  {mutant.promise:4} {mutant.file}: {verdict.text}", flush=True)
         return verdict
 
     with ThreadPoolExecutor(AT_ONCE) as pool:

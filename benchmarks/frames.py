@@ -9,6 +9,7 @@ strings are told apart by what each payload begins with: three hex digits of the
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import random
 import struct
@@ -100,7 +101,13 @@ def _length(cell: Cell) -> int:
 
 def _payload(number: int, index: int, size: int) -> bytes:
     sequence = b"%03x%05x" % (number, index)
-    return sequence + random.Random(index).randbytes(size).hex().encode()[: size - SEQUENCE]
+    return sequence + _filler(index, size - SEQUENCE)
+
+
+@functools.cache
+def _filler(index: int, size: int) -> bytes:
+    """ASCII, so that it is good text, and different for each message, so that a shift shows."""
+    return random.Random(index).randbytes(size).hex().encode()[:size]
 
 
 def upgrade(path: str, port: int) -> bytes:

@@ -131,7 +131,8 @@ def read(sock: socket.socket, limit: int, name: str) -> bytes:
 
 def open_wires(cell: Cell, address: tuple[str, int], patience: float, first: int = 0) -> list[Wire]:
     """Open a cell's connections, numbered from `first`.  Raises BadReply if one is refused, and leaves none open."""
-    shared = Script(0xFA, cell) if cell.kind == "fan" else None  # everybody gets the same
+    # All members of a fan get the same; those who are silent need no words of their own.
+    shared = Script(0, cell) if cell.kind in ("fan", "idle") else None
     wires: list[Wire] = []
     try:
         for start in range(first, first + cell.connections, AT_ONCE):

@@ -57,9 +57,7 @@ async def _read_file(file: Any) -> AsyncIterator[bytes]:
 
 
 async def _iterate(body: Any) -> AsyncIterator[bytes]:
-    count = 0
-    for piece in body:
-        count += 1
+    for count, piece in enumerate(body, 1):
         if count % PIECES_PER_YIELD == 0:
             await anyio.lowlevel.checkpoint()
         yield _to_bytes(piece)

@@ -125,7 +125,7 @@ class Incoming(Outgoing):
             self._queue_call(partial(self._on_ping, data))
 
     def _store(self, message: Message) -> None:
-        if self._phase >= CLOSING and self._ending is not None or self._discarding:
+        if (self._phase >= CLOSING and self._ending is not None) or self._discarding:
             self._unread += 1
             return
         if self._inbox is None:
@@ -249,7 +249,7 @@ class Incoming(Outgoing):
                         pending = outcome
                         break
         finally:
-            self._loop.callbacks -= 1
+            self._loop.callback_done()
             self._running = False
             if self._phase == OVER:
                 self._loop.call_soon(self._run_callbacks)

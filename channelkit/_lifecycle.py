@@ -32,7 +32,18 @@ logger = logging.getLogger("channelkit")
 class Lifecycle(ABC):
     """Phase, end and waiters of one channel.  All methods: on the loop's own thread only."""
 
-    __slots__ = ("_config", "_ending", "_exchange", "_info", "_loop", "_outbox", "_phase", "_unread", "_waiters", "request")
+    __slots__ = (
+        "_config",
+        "_ending",
+        "_exchange",
+        "_info",
+        "_loop",
+        "_outbox",
+        "_phase",
+        "_unread",
+        "_waiters",
+        "request",
+    )
 
     def __init__(self, request: Request, exchange: Exchange) -> None:
         self.request = request

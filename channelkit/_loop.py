@@ -19,7 +19,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import sniffio
 from anyio.abc import TaskGroup
 
@@ -100,6 +99,7 @@ class Loop(ABC):
         self.burst = 0
         #: Callbacks of channels that are being awaited now; a server that stops gives them their time.
         self.callbacks = 0
+        self._callbacks_done: Parking | None = None
 
     @property
     def in_loop_thread(self) -> bool:
@@ -170,6 +170,21 @@ class Loop(ABC):
         """When the body of `open_loop` ends, cancel the spawned tasks instead of waiting for them."""
         self._cancel_on_leaving = True
 
+    def callback_done(self) -> None:
+        """A callback of a channel has been awaited."""
+        self.callbacks -= 1
+        if not self.callbacks and self._callbacks_done is not None:
+            self._callbacks_done.wake()
+
+    async def wait_callbacks(self) -> None:
+        """Wait until no callback of a channel is being awaited; one task at a time."""
+        self._callbacks_done = self.parking()
+        while self.callbacks or self._calls:
+            if self.callbacks:
+                await self._callbacks_done.park()
+            else:
+                await self.checkpoint()
+
     def fail(self, error: BaseException) -> None:
         """End `open_loop` with `error`."""
         if self._error is None:
@@ -236,7 +251,8 @@ class Loop(ABC):
                 return
             self._run_calls()
 
-    async def _finish(self) -> None:
+    @abstractmethod
+    def _finish(self) -> None:
         """Stop the helpers."""
 
 
@@ -299,7 +315,7 @@ class AsyncioLoop(Loop):
     def _wake_from_thread(self) -> None:
         self._native.call_soon_threadsafe(self._run_foreign)
 
-    async def _finish(self) -> None:
+    def _finish(self) -> None:
         self._set_timer(math.inf)
 
 
@@ -351,7 +367,7 @@ def _trio_loop(tasks: TaskGroup, helpers: TaskGroup) -> Loop:
             return TrioParking()
 
         def checkpoint(self) -> Awaitable[None]:
-            return trio.lowlevel.checkpoint()
+            return trio.lowlevel.checkpoint()  # noqa: ASYNC105  (the caller awaits it)
 
         @trio.lowlevel.enable_ki_protection
         async def _drive(self) -> None:
@@ -396,7 +412,7 @@ def _trio_loop(tasks: TaskGroup, helpers: TaskGroup) -> Loop:
         def _wake_from_thread(self) -> None:
             self._token.run_sync_soon(self._run_foreign)
 
-        async def _finish(self) -> None:
+        def _finish(self) -> None:
             helpers.cancel_scope.cancel()
 
     return TrioLoop()
@@ -418,10 +434,8 @@ async def open_loop() -> AsyncIterator[Loop]:
             finally:
                 if loop is not None:
                     loop._close()
-                    await loop._finish()
+                    loop._finish()
     finally:
         if loop is not None and loop._error is not None:
             error, loop._error = loop._error, None
             raise error
-
-

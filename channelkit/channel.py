@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from channelkit._incoming import Callback, Incoming
 from channelkit._lifecycle import NEW, OPEN
@@ -18,8 +18,6 @@ from channelkit.status import CloseInfo, CloseStatus, check_close
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from typing_extensions import Self
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
-from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 from urllib.parse import parse_qsl, unquote
 
 from channelkit.errors import BadRequest, HandlerError
@@ -256,7 +256,7 @@ def reject(status: int = 403, headers: HeaderInput = (), body: Body = None) -> R
 
 def header_lines(headers: HeaderInput) -> list[tuple[str, str]]:
     """Flatten the forms a header value may take into (name, value) lines."""
-    items: Iterable[tuple[str, Any]] = headers.items() if isinstance(headers, Mapping) else headers
+    items = cast("Iterable[tuple[str, Any]]", headers.items() if isinstance(headers, Mapping) else headers)
     lines: list[tuple[str, str]] = []
     for name, value in items:
         if value is None:

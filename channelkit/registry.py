@@ -30,11 +30,11 @@ def register(transport: Transport) -> None:
     """
     name = getattr(transport, "name", None)
     if not isinstance(transport, Transport) or not isinstance(name, str):
-        raise ConfigError(f"{transport!r} is no transport: it needs name, spi_version, claims and open (channelkit.spi)")
+        raise ConfigError(f"{transport!r} is no transport: it needs what channelkit.spi.Transport names")
     if transport.spi_version != SPI_VERSION:
         raise ConfigError(
-            f"transport {name!r} is written for SPI version {transport.spi_version}, this channelkit has {SPI_VERSION}; "
-            "install matching versions of the two"
+            f"transport {name!r} is written for SPI version {transport.spi_version}, this is {SPI_VERSION}; "
+            "install versions that match"
         )
     if any(one.name == name for one in _transports):
         raise ConfigError(f"a transport named {name!r} is registered already")

@@ -153,5 +153,3 @@ def cancelled(exchange: HttpExchange) -> None:
         exchange.channel._fail(1011)
     elif not exchange.ended:
         exchange.abort()
-
-

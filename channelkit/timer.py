@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+
 class TimerService:
     """Starts due tasks of one server, one after another: each one's first step starts the next.
 

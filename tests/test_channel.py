@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 import trio
-import trio.testing
+from trio.testing import MockClock
 
 from channelkit import ChannelClosed, CloseStatus, NotAvailable, ReceiveUnsupported, Request, as_channel, with_channel
 from channelkit.testing import clock
@@ -138,7 +138,6 @@ def test_on_close_registered_late_runs_in_the_next_turn(backend: str) -> None:
             await channel.close()
             channel.on_close(told.append)
             assert told == []
-        await anyio.sleep(0)
         await anyio.sleep(0.01)
 
     async def main() -> None:
@@ -240,6 +239,7 @@ async def reactor_echo(handler: Any, count: Any, burst: int) -> int:
     from channelkit.server.core import ServerCore
     from channelkit.server.pump.reactor import Reactor
 
+    result = -1
     async with open_loop() as loop, anyio.create_task_group() as handlers:
         core = ServerCore(handler, Config(), loop, handlers)
         reactor = Reactor(loop, core.config)
@@ -264,7 +264,7 @@ async def reactor_echo(handler: Any, count: Any, burst: int) -> int:
                 await core.cut()
             reactor.close()
             theirs.close()
-        return result
+    return result
 
 
 @pytest.mark.parametrize("burst", [1, 10])
@@ -277,7 +277,7 @@ def test_task_steps_of_an_echo_on_trio(handler: Any, steps: int, burst: int) -> 
         return sum(number for name, number in instrument.count.items() if name == handler.__name__)
 
     result = trio.run(
-        reactor_echo, handler, count, burst, instruments=[instrument], clock=trio.testing.MockClock(autojump_threshold=0)
+        reactor_echo, handler, count, burst, instruments=[instrument], clock=MockClock(autojump_threshold=0)
     )
     assert result == steps * ROUNDS
 

@@ -114,9 +114,9 @@ class ServerCore:
             connection.abort()
         with anyio.move_on_after(self.config.handler_cleanup_timeout):
             await self._wait_handlers()
-            while self.loop.callbacks:
-                await anyio.sleep(0.01)
-        self.loop.cancel_on_leaving()  # scheduled tasks, pullers, callbacks that would not end: nothing outlives the server
+            await self.loop.wait_callbacks()
+        # Scheduled tasks, pullers, callbacks that would not end: nothing outlives the server.
+        self.loop.cancel_on_leaving()
 
     def _say_goodbye(self, now: bool) -> None:
         for connection in tuple(self.connections):

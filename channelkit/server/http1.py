@@ -44,7 +44,19 @@ _UNREADABLE = RequestHead(
 class HttpConnection:
     """The engine of a connection that speaks HTTP/1."""
 
-    __slots__ = ("_core", "_deadline", "_ending", "_eof", "_exchange", "_held_back", "_in_head", "_reader", "config", "link", "loop")
+    __slots__ = (
+        "_core",
+        "_deadline",
+        "_ending",
+        "_eof",
+        "_exchange",
+        "_held_back",
+        "_in_head",
+        "_reader",
+        "config",
+        "link",
+        "loop",
+    )
 
     def __init__(self, core: ServerCore, link: Link) -> None:
         self._core = core

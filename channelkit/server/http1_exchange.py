@@ -110,7 +110,7 @@ class Http1Exchange(HttpExchange):
             close = close or self.body_allowed  # RFC 9112 6.3: the end of the connection is the end of the body
         if close or not self._connection.may_keep_alive(self):
             self.keep_alive = False
-            lines.append(("Connection", "close"))
+            lines.append(("Connection", "close, upgrade" if status == 426 else "close"))  # RFC 9110 7.8
         elif self.head.http_version == "1.0":
             lines.append(("Connection", "keep-alive"))
         data = response_head(status, lines)  # raises before anything is written
@@ -199,7 +199,8 @@ class Http1Exchange(HttpExchange):
         key = check_upgrade(self.head.method, self.head.http_version, self.head.headers)
         if self.head.has_body:
             raise BadRequest(400, "a WebSocket handshake has no body")
-        lines = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", sec_websocket_accept(key))]
+        lines = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
+        lines.append(("Sec-WebSocket-Accept", sec_websocket_accept(key)))
         if subprotocol is not None:
             lines.append(("Sec-WebSocket-Protocol", subprotocol))
         given = [one for one in headers if one[0].lower() not in _FRAMING | _HANDSHAKE]
@@ -234,5 +235,3 @@ class Http1Exchange(HttpExchange):
         """Whether what is missing of the request's body may be read away to keep the connection."""
         length = self.head.content_length
         return length is not None and length <= HELD
-
-

@@ -14,7 +14,7 @@ def listen(ip: str, port: int, backlog: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(ip, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICHOST)
     except socket.gaierror:
-        raise ConfigError(f"ip must be a numeric address of this machine, such as 127.0.0.1 or ::, not {ip!r}") from None
+        raise ConfigError(f"ip must be a numeric address such as 127.0.0.1 or ::, not {ip!r}") from None
     family, kind, proto, _, address = found[0]
     listener = socket.socket(family, kind, proto)
     try:

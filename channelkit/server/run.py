@@ -107,7 +107,9 @@ class Server:
 
     # -- inside the loop
 
-    async def _run(self, handler: Handler, config: Config, handle_signals: bool, task_status: TaskStatus[Server]) -> None:
+    async def _run(
+        self, handler: Handler, config: Config, handle_signals: bool, task_status: TaskStatus[Server]
+    ) -> None:
         sock = listen(config.ip, config.port, config.backlog)
         self._port = sock.getsockname()[1]
         self._wanted = anyio.Event()

@@ -403,7 +403,8 @@ class _Run:
         self.plan = trace.plan
         self.channel: Channel | None = None
         self.made = anyio.Event()
-        self.finished = False
+        self.quiet_over = anyio.Event()
+        self.talking = anyio.Lock()  # a round trip of the quiet pair is not to be cut by the drain
 
     async def main(self) -> None:
         trace = self.trace
@@ -417,7 +418,6 @@ class _Run:
                 await self.check_over()
                 self.peer.hang_up()
                 await anyio.sleep(5)  # lingering sockets close
-                self.finished = True
                 await self.drain(server)
         except ExceptionGroup as error:
             trace.error = error
@@ -753,9 +753,11 @@ class _Run:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(connection.run)
             await anyio.sleep(0.01)
-            while not self.finished:
-                await self.round_trip(connection, protocol)
-                await anyio.sleep(7)
+            while not self.quiet_over.is_set():
+                async with self.talking:
+                    await self.round_trip(connection, protocol)
+                with anyio.move_on_after(7):
+                    await self.quiet_over.wait()
             connection.hang_up()
 
     async def round_trip(self, connection: PeerConnection, protocol: WebSocketPeer) -> None:
@@ -826,6 +828,8 @@ class _Run:
 
     async def drain(self, server: Server) -> None:
         if self.trace.drained_in is None:
+            async with self.talking:
+                self.quiet_over.set()
             began = anyio.current_time()
             channel = self.channel
             if channel is not None and channel.is_open:

@@ -77,7 +77,18 @@ class _PullingOutbox:
 class HttpStreamChannel(Channel):
     """A channel over one HTTP response; it sends only."""
 
-    __slots__ = ("_framing", "_headers", "_http", "_last_piece", "_pending", "_pending_bytes", "_ping_timer", "_pulling", "_status", "_wrote")
+    __slots__ = (
+        "_framing",
+        "_headers",
+        "_http",
+        "_last_piece",
+        "_pending",
+        "_pending_bytes",
+        "_ping_timer",
+        "_pulling",
+        "_status",
+        "_wrote",
+    )
 
     transport = "http_stream"
     _receive_unsupported = "a plain HTTP response carries nothing back: use a WebSocket, or let the client POST"

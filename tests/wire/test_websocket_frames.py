@@ -333,6 +333,17 @@ def test_an_incomplete_binary_frame_is_held_as_it_is() -> None:
     assert codec.buffered == 0
 
 
+@EACH_WAY
+@pytest.mark.parametrize("wire", [frame(FIN | TEXT, b"x" * 60_000), binary(bytes(70_000))], ids=["text", "large"])
+def test_other_incomplete_frames_are_parsed_as_they_come(make: Callable[[int], WebSocketCodec], wire: bytes) -> None:
+    """Of text, and of binary frames too large for the fast kind, no unparsed byte is held."""
+    codec = make(MAX)
+    codec.receive(wire[:50_000])
+    assert codec.events() == []
+    assert codec.buffered == 0
+    assert len(run([wire[50_000:]], codec)) == 1
+
+
 # -- memory
 
 
@@ -383,6 +394,38 @@ def test_a_partial_frame_does_not_hold_a_large_read() -> None:
 
     assert grown(large_read) < 1000
     assert codec.buffered == 5
+
+
+def test_frames_already_taken_are_not_held() -> None:
+    """A buffer that is refilled as fast as it is emptied, and so never empty, does not grow."""
+    codec = WebSocketCodec(MAX)
+    many = text("x" * 94) * 64
+    codec.receive(many * 2)
+
+    def refill() -> None:
+        for _ in range(40):
+            codec.events(64)
+            codec.receive(many)
+
+    refill()
+    assert codec.buffered == 2 * len(many)
+    assert grown(refill) < 4 * len(many)
+
+
+@EACH_WAY
+def test_closing_lets_go_of_what_was_open(make: Callable[[int], WebSocketCodec]) -> None:
+    """Neither a half message nor a half frame is held once we have closed."""
+
+    def closing() -> list[WebSocketCodec]:
+        codecs = [make(MAX), make(MAX)]
+        for codec, first in zip(codecs, (BINARY, FIN | BINARY), strict=True):
+            run([frame(first, bytes(50_000))[:-1]], codec)
+            codec.close(1000)
+            assert run([b""], codec) == []
+        return codecs
+
+    closing()
+    assert grown(closing) < 2000
 
 
 @EACH_WAY

@@ -51,7 +51,21 @@ OPEN, FINISHING, LOST = range(3)
 class Link(ABC):
     """One byte connection."""
 
-    __slots__ = ("_dirty", "_loop", "_out", "_phase", "_stall", "_config", "alive", "engine", "local", "notify", "peer", "reading", "unsent")
+    __slots__ = (
+        "_dirty",
+        "_loop",
+        "_out",
+        "_phase",
+        "_stall",
+        "_config",
+        "alive",
+        "engine",
+        "local",
+        "notify",
+        "peer",
+        "reading",
+        "unsent",
+    )
 
     engine: Engine
 
@@ -77,7 +91,7 @@ class Link(ABC):
     # -- writing
 
     def write(self, data: bytes) -> None:
-        """Accept `data`; it leaves with this turn's flush, or at once when much has gathered.  Ignored after the end."""
+        """Accept `data`; it leaves with this turn's flush, or at once when it is much.  Ignored after the end."""
         if self._phase != OPEN:
             return
         self._out.append(data)

@@ -170,9 +170,7 @@ class StreamLink(Link):
         self._ended.set()
 
 
-async def serve_stream(
-    loop: Loop, config: Config, stream: ByteStream, on_connect: Callable[[Link], Engine]
-) -> None:
+async def serve_stream(loop: Loop, config: Config, stream: ByteStream, on_connect: Callable[[Link], Engine]) -> None:
     """Serve one connection over `stream` until it is over; cancelled, the connection is cut."""
     link = StreamLink(loop, config, stream)
     link.engine = on_connect(link)
