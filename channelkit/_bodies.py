@@ -7,7 +7,7 @@ their code belongs to the handler.  Whatever happens, the file or generator is c
 from __future__ import annotations
 
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,24 +24,25 @@ async def open_body(body: Any) -> AsyncIterator[AsyncIterator[bytes]]:
     """The pieces of `body`; closes it on leaving, by whatever way."""
     if isinstance(body, pathlib.Path):
         body = await anyio.to_thread.run_sync(lambda: body.open("rb"))
+    pieces = _pieces(body)
     try:
-        yield _pieces(body)
+        yield pieces
     finally:
-        await _close(body)
+        with anyio.CancelScope(shield=True):
+            await pieces.aclose()
+            await _close(body)
 
 
 async def _close(body: Any) -> None:
     if hasattr(body, "aclose"):
-        with anyio.CancelScope(shield=True):
-            await body.aclose()
+        await body.aclose()
     elif hasattr(body, "read") and hasattr(body, "close"):
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(body.close)
+        await anyio.to_thread.run_sync(body.close)
     elif hasattr(body, "close"):
         body.close()
 
 
-def _pieces(body: Any) -> AsyncIterator[bytes]:
+def _pieces(body: Any) -> AsyncGenerator[bytes, None]:
     if hasattr(body, "read"):
         return _read_file(body)
     if hasattr(body, "__aiter__"):
@@ -49,21 +50,21 @@ def _pieces(body: Any) -> AsyncIterator[bytes]:
     return _iterate(body)
 
 
-async def _read_file(file: Any) -> AsyncIterator[bytes]:
+async def _read_file(file: Any) -> AsyncGenerator[bytes, None]:
     while piece := await anyio.to_thread.run_sync(file.read, FILE_PIECE):
         if not isinstance(piece, bytes):
             raise TypeError("a file given as a body must be open in binary mode")
         yield piece
 
 
-async def _iterate(body: Any) -> AsyncIterator[bytes]:
+async def _iterate(body: Any) -> AsyncGenerator[bytes, None]:
     for count, piece in enumerate(body, 1):
         if count % PIECES_PER_YIELD == 0:
             await anyio.lowlevel.checkpoint()
         yield _to_bytes(piece)
 
 
-async def _iterate_async(body: Any) -> AsyncIterator[bytes]:
+async def _iterate_async(body: Any) -> AsyncGenerator[bytes, None]:
     async for piece in body:
         yield _to_bytes(piece)
 

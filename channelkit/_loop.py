@@ -7,6 +7,7 @@ thing the backend has; and it lets other threads in.  All tasks live in the anyi
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import heapq
 import itertools
 import logging
@@ -286,6 +287,8 @@ class AsyncioLoop(Loop):
         super().__init__(tasks)
         self._native = asyncio.get_running_loop()
         self._handle: asyncio.TimerHandle | None = None
+        # What is asked for inside a channel's context, or on a foreign thread, must not run everybody's calls there.
+        self._context = contextvars.copy_context()
 
     def time(self) -> float:
         return self._native.time()
@@ -303,17 +306,17 @@ class AsyncioLoop(Loop):
         self._native.remove_reader(fd)
 
     def _wake_driver(self) -> None:
-        self._native.call_soon(self._run_calls)
+        self._native.call_soon(self._run_calls, context=self._context)
 
     def _set_timer(self, at: float) -> None:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
         if at < math.inf:
-            self._handle = self._native.call_at(at, self._run_timers)
+            self._handle = self._native.call_at(at, self._run_timers, context=self._context)
 
     def _wake_from_thread(self) -> None:
-        self._native.call_soon_threadsafe(self._run_foreign)
+        self._native.call_soon_threadsafe(self._run_foreign, context=self._context)
 
     def _finish(self) -> None:
         self._set_timer(math.inf)

@@ -304,3 +304,33 @@ def test_task_steps_of_an_echo_on_asyncio(handler: Any, steps: int, burst: int) 
     result = clock.run(main, backend="asyncio", max_ticks=100_000)
     assert result == steps * ROUNDS
     assert asyncio.iscoroutinefunction(handler)
+
+
+def test_a_callbacks_context_does_not_reach_other_requests(backend: str) -> None:
+    """What a callback sets is not seen by handlers that start later, even if it was what woke the loop."""
+    import contextvars
+
+    mark: contextvars.ContextVar[str] = contextvars.ContextVar("mark2", default="unset")
+    seen: list[str] = []
+
+    def on_receive(channel: Any, message: str) -> None:
+        mark.set("leaked")
+        channel.send_nowait(message)
+        channel.close_nowait()
+
+    async def handler(request: Request) -> Any:
+        seen.append(mark.get())
+        return as_channel(request, on_receive=on_receive) if request.is_websocket else "plain"
+
+    async def main() -> None:
+        async with open_host(handler) as host:
+            stream = host.connect()
+            await stream.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+            peer = await host.websocket()
+            await peer.send("go")
+            await peer.receive()
+            await stream.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+            await anyio.sleep(1)
+
+    run(main, backend)
+    assert seen == ["unset"] * 5

@@ -261,16 +261,16 @@ async def _signals(server: Server, wanted: bool) -> AsyncIterator[None]:
     if not wanted or threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
         yield
         return
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_watch_signals, server)
-        yield
-        tasks.cancel_scope.cancel()
-
-
-async def _watch_signals(server: Server) -> None:
-    patience = 1.0
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
-        async for number in received:
-            logger.info("%s: stopping", number.name)
-            server.stop_soon(patience)
-            patience = 0.0
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_watch_signals, server, received)
+            yield
+            tasks.cancel_scope.cancel()
+
+
+async def _watch_signals(server: Server, received: AsyncIterator[signal.Signals]) -> None:
+    patience = 1.0
+    async for number in received:
+        logger.info("%s: stopping", number.name)
+        server.stop_soon(patience)
+        patience = 0.0

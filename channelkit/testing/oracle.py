@@ -92,6 +92,14 @@ def _is_prefix(some: Sequence[Payload], whole: Sequence[Payload]) -> bool:
     return same_types and list(some) == list(whole[: len(some)])
 
 
+def _receiver_came(trace: Trace) -> bool:
+    """Whether there was somebody to deliver to before the end: a late one may come too late."""
+    plan = trace.plan
+    if plan.style == "late":
+        return bool(trace.server_received) or trace.over_at is None or trace.over_at > plan.late + SLACK
+    return plan.style != "discard"
+
+
 def _has_borders(trace: Trace) -> bool:
     return trace.plan.transport in ("websocket", "sse", "ndjson")
 
@@ -253,7 +261,7 @@ def ending(trace: Trace) -> None:
         took = trace.over_at - max(at, trace.last_resumed if not trace.plan.is_websocket else at)
         bound = _close_bound(trace)
         _demand(took <= bound, "G9", f"the close took {took} s, of {bound}", trace)
-    if trace.plan.is_websocket and healthy(trace):
+    if trace.plan.is_websocket and healthy(trace) and "fall_silent" not in trace.faults:
         gone = trace.peer_gone_at
         _demand(gone is not None, "G9", "TCP was not closed behind the channel's end", trace)
 
@@ -273,7 +281,7 @@ def delivery(trace: Trace) -> None:
         return
     if info.by == "local":
         _delivered_by_us(trace)
-    elif info.by == "peer" and trace.plan.is_websocket and trace.plan.style != "discard" and not trace.exploded:
+    elif info.by == "peer" and trace.plan.is_websocket and _receiver_came(trace) and not trace.exploded:
         whole = list(trace.server_received) == trace.said
         _demand(whole, "G10", f"said before the peer's close and not delivered: {_difference_in(trace)}", trace)
 
@@ -382,7 +390,7 @@ def holding(trace: Trace) -> None:
     _demand(_is_prefix(trace.server_received, trace.said), "G14", _difference_in(trace), trace)
     info = trace.info
     if info is not None and info.by == "peer" and trace.plan.is_websocket and not trace.exploded:
-        whole = trace.plan.style == "discard" or list(trace.server_received) == trace.said
+        whole = not _receiver_came(trace) or list(trace.server_received) == trace.said
         _demand(whole, "G14", f"held, and not delivered: {_difference_in(trace)}", trace)
 
 

@@ -452,7 +452,8 @@ class PeerConnection:
     def _read_some(self, data: bytes) -> None:
         if self._vanish_after is not None and self.bytes_read + len(data) >= self._vanish_after:
             data = data[: max(0, self._vanish_after - self.bytes_read)]
-            self._protocol.feed(data)
+            if data:
+                self._protocol.feed(data)
             self.bytes_read += len(data)
             self.vanish()
         else:

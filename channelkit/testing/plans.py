@@ -458,7 +458,8 @@ class _Run:
         self.take(channel)
         if self.plan.style == "late" and self.plan.is_websocket:
             await anyio.sleep(self.plan.late)
-            channel.on_receive(self.on_message)
+            if channel.close_info is None:
+                channel.on_receive(self.on_message)
         return channel
 
     def options(self) -> dict[str, Any]:
@@ -755,7 +756,8 @@ class _Run:
             await anyio.sleep(0.01)
             while not self.quiet_over.is_set():
                 async with self.talking:
-                    await self.round_trip(connection, protocol)
+                    if not self.quiet_over.is_set():
+                        await self.round_trip(connection, protocol)
                 with anyio.move_on_after(7):
                     await self.quiet_over.wait()
             connection.hang_up()

@@ -327,7 +327,9 @@ def test_statuses_without_content(host: Host, status: int, channel: bool) -> Non
         assert (reply.status, reply.body) == (status, b"")
         assert reply.get("content-length") == ("0" if status == 205 else None)
         assert reply.get("transfer-encoding") is None
-    assert results == ([True, False] * 2 if channel else [])
+    expected = [True, False] * 2 if channel else []
+    host.until(lambda: len(results) == len(expected))  # the last send may still be returning
+    assert results == expected
 
 
 def test_not_modified_keeps_its_length(host: Host) -> None:
