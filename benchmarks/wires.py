@@ -187,9 +187,11 @@ def _wire(cell: Cell, address: tuple[str, int], sock: socket.socket, name: str, 
 def _read_handshake(sock: socket.socket, name: str) -> None:
     """The server's 101, and nothing behind it: nobody has sent anything yet."""
     head = b""
-    while not head.endswith(b"\r\n\r\n"):
+    while b"\r\n\r\n" not in head:
         head += read(sock, 4096, name)
         if len(head) > 16384 or not head.startswith(b"HTTP/1.1 101 "[: len(head)]):
             raise BadReply(f"{name}: not upgraded: {head[:200]!r}")
+    if not head.endswith(b"\r\n\r\n"):
+        raise BadReply(f"{name}: the server spoke first: {head[-80:]!r}")
     if header(head, b"sec-websocket-accept") != ACCEPT:
         raise BadReply(f"{name}: wrong Sec-WebSocket-Accept: {head!r}")

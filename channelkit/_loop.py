@@ -12,6 +12,7 @@ import heapq
 import itertools
 import logging
 import math
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -20,7 +21,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-import sniffio
 from anyio.abc import TaskGroup
 
 logger = logging.getLogger("channelkit")
@@ -421,10 +421,27 @@ def _trio_loop(tasks: TaskGroup, helpers: TaskGroup) -> Loop:
     return TrioLoop()
 
 
+def _in_trio() -> bool:
+    trio = sys.modules.get("trio")
+    return trio is not None and trio.lowlevel.in_trio_task()
+
+
+def _tell_sniffio() -> None:
+    """In callbacks there is no current task to tell by, so under a plain `asyncio.run` anyio would find no loop there.
+
+    Where sniffio is not installed (trio brings it) anyio takes asyncio for granted.
+    """
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None:
+        sniffio.current_async_library_cvar.set("asyncio")
+
+
 @asynccontextmanager
 async def open_loop() -> AsyncIterator[Loop]:
     """The running event loop as a `Loop`; on leaving, spawned tasks are awaited, then the helpers end."""
-    asyncio_backend = sniffio.current_async_library() == "asyncio"
+    asyncio_backend = not _in_trio()
+    if asyncio_backend:
+        _tell_sniffio()
     loop: Loop | None = None
     try:
         async with anyio.create_task_group() as helpers:

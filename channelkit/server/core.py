@@ -8,6 +8,8 @@ and what is left is cut.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -59,6 +61,7 @@ class ServerCore:
         self.lingering: Callable[[], int] = lambda: 0  # connections a pump still holds, engines or not
         self._changed = loop.parking()
         current_timers.set(TimerService(loop))
+        self._context = copy_context()  # that of handlers: not of what the loop is doing when a request comes
 
     def connect(self, link: Link) -> HttpConnection:
         """The engine for a new connection."""
@@ -67,7 +70,8 @@ class ServerCore:
     def handle(self, request: Request, exchange: HttpExchange) -> None:
         """Run the handler for `request` in a task of its own."""
         self._running += 1
-        self._handlers.start_soon(self._handle, request, exchange, name=self._name)
+        start = partial(self._handlers.start_soon, self._handle, request, exchange, name=self._name)
+        self._context.copy().run(start)
 
     async def _handle(self, request: Request, exchange: HttpExchange) -> None:
         try:

@@ -162,6 +162,8 @@ class HttpConnection:
             exchange=exchange,
             source=exchange.body,
         )
+        if request.is_websocket:
+            exchange.keep_alive = False  # if it is refused: what follows may be frames, and is run as no request
         self._core.handle(request, exchange)
 
     def _hold_back(self, exchange: Http1Exchange) -> None:

@@ -184,7 +184,9 @@ def memory(trace: Trace) -> None:
     controls = sum(isinstance(step, SendPing) for step in trace.plan.server) + 4
     outbox = max(limits.hard_mark, limits.soft_mark + biggest) + biggest + HEAD + CONTROL * controls
     for sample in trace.samples:
-        _demand(sample.inbox_messages <= limits.max_inbox, "G4", f"{sample.inbox_messages} messages in the inbox", trace)
+        _demand(
+            sample.inbox_messages <= limits.max_inbox, "G4", f"{sample.inbox_messages} messages in the inbox", trace
+        )
         fits = sample.inbox_bytes < limits.max_inbox_bytes + biggest_in + 1
         _demand(fits, "G4", f"{sample.inbox_bytes} bytes in the inbox", trace)
         _demand(sample.buffered_bytes <= outbox, "G4", f"{sample.buffered_bytes} bytes unsent of {outbox}", trace)
@@ -227,7 +229,7 @@ def closing(trace: Trace) -> None:
 
 def told_once(trace: Trace) -> None:
     """G7."""
-    if not trace.opened or trace.info is None or trace.plan.explode_at is not None and not trace.close_told:
+    if not trace.opened or trace.info is None or (trace.plan.explode_at is not None and not trace.close_told):
         return
     for name, told in trace.close_told.items():
         _demand(told == [trace.info.status], "G7", f"the {name} on_close was told {told}", trace)
@@ -321,8 +323,8 @@ def truth(trace: Trace) -> None:
     elif info.by == "peer":
         _truth_of_peers(trace)
     else:
-        told = (info.status, info.code)
-        _demand(told == (CloseStatus.ABNORMAL, 1006), "G11", f"told {told} of a peer that vanished", trace)
+        ended = (info.status, info.code)
+        _demand(ended == (CloseStatus.ABNORMAL, 1006), "G11", f"told {ended} of a peer that vanished", trace)
         _demand(not healthy(trace), "G11", "the peer is said to have vanished, and it had not", trace)
     if trace.closers:
         _demand(info.by == "local", "G11", f"we closed, and told is that it was the {info.by}", trace)

@@ -49,7 +49,6 @@ from channelkit.testing.peers import (
 if TYPE_CHECKING:
     from channelkit.channel import Channel, ChannelStatistics
     from channelkit.http import Request
-    from channelkit.server.pump.link import Link
     from channelkit.status import CloseInfo, CloseStatus
 
 Pump = Literal["stream", "reactor"]
@@ -410,7 +409,10 @@ class _Run:
         trace = self.trace
         tasks_before = _living_tasks(trace.backend)
         try:
-            async with serving(self.handle, self.plan.config(), trace.pump) as server, anyio.create_task_group() as tasks:
+            async with (
+                serving(self.handle, self.plan.config(), trace.pump) as server,
+                anyio.create_task_group() as tasks,
+            ):
                 self.connect(server, tasks)
                 tasks.start_soon(self.chat_quietly, server)
                 await self.play(tasks)
@@ -627,8 +629,7 @@ class _Run:
         else:
             # the call closes at once and then waits: told apart here, so that a cancelled close counts too
             waiting = channel.close(step.code, step.reason)
-            closed = await self.watch_close(waiting, step, at, was_open)
-            return closed
+            return await self.watch_close(waiting, step, at, was_open)
         if closed:
             self.trace.closers.append((at, step.code, step.reason))
         return closed
@@ -693,7 +694,7 @@ class _Run:
         steps = self.plan.peer[self.plan.eager :] if self.plan.is_websocket else self.plan.peer
         if self.plan.is_websocket:
             with anyio.move_on_after(60):
-                while self.websocket.status is None and not self.peer.over:
+                while self.websocket.status is None and not self.peer.over:  # noqa: ASYNC110  # virtual time is free
                     await anyio.sleep(0.01)
         for step in steps:
             self.act_once(step) if not isinstance(step, Pause) else await _pause(step)
@@ -768,7 +769,7 @@ class _Run:
         began = anyio.current_time()
         connection.say(protocol.message(text))
         with anyio.move_on_after(1):
-            while len(protocol.messages) < self.trace.quiet_wanted and not connection.over:
+            while len(protocol.messages) < self.trace.quiet_wanted and not connection.over:  # noqa: ASYNC110
                 await anyio.sleep(0.01)
         same = protocol.messages[-1:] == [text]
         self.trace.quiet.append((anyio.current_time() - began, same))

@@ -11,6 +11,7 @@ import pytest
 
 from channelkit.testing.clock import BACKENDS, Backend
 from channelkit.testing.oracle import JUDGES, judge
+from channelkit.testing.peers import Payload
 from channelkit.testing.plans import (
     PUMPS,
     TRANSPORTS,
@@ -31,12 +32,13 @@ from channelkit.testing.plans import (
     SendPing,
     SendWrong,
     ServerStep,
+    TransportName,
     run_plan,
 )
 from channelkit.testing.strategies import BYTES, CODES, PEER_CODES, TEXTS
 
-STREAMS = ("websocket", "raw", "sse", "ndjson")
-PAYLOADS = (*TEXTS, *BYTES, "x" * 70_000, b"\xff" * 1_000_000)
+STREAMS: tuple[TransportName, ...] = ("websocket", "raw", "sse", "ndjson")
+PAYLOADS: tuple[Payload, ...] = (*TEXTS, *BYTES, "x" * 70_000, b"\xff" * 1_000_000)
 WIDE = Limits(soft_mark=65536, hard_mark=1 << 20, max_inbox=1024, max_inbox_bytes=1 << 20)
 SLOW = (Manner("stop_reading"), Pause(5.0), Manner("resume_reading"))
 MANY = tuple(Say(f"{number}") for number in range(40))
@@ -59,7 +61,12 @@ TWO_WAYS = [
     for transport in STREAMS
 ]
 SLOW_PEER = [
-    Plan(transport=transport, server=sends(200, 1000, nowait=False, behind=True), peer=SLOW, network=Network(capacity=4608))
+    Plan(
+        transport=transport,
+        server=sends(200, 1000, nowait=False, behind=True),
+        peer=SLOW,
+        network=Network(capacity=4608),
+    )
     for transport in STREAMS
 ]
 CANCELLED = [
@@ -69,11 +76,19 @@ CANCELLED = [
 CODED = [Plan(transport=transport, server=(Close(code, "why"),)) for transport in TRANSPORTS for code in CODES]
 
 PLANS: dict[str, list[Plan]] = {
-    "G1": [*TWO_WAYS, *SLOW_PEER, Plan(peer=MANY, style="async", pace=0.01), Plan(peer=MANY, eager=20, style="iterate")],
+    "G1": [
+        *TWO_WAYS,
+        *SLOW_PEER,
+        Plan(peer=MANY, style="async", pace=0.01),
+        Plan(peer=MANY, eager=20, style="iterate"),
+    ],
     "G2": TWO_WAYS,
     "G3": [
         *CANCELLED,
-        *(Plan(transport=one, server=(Send("a"), SendWrong(), Close(), Send("b"), SendWrong(True))) for one in TRANSPORTS),
+        *(
+            Plan(transport=one, server=(Send("a"), SendWrong(), Close(), Send("b"), SendWrong(True)))
+            for one in TRANSPORTS
+        ),
         Plan(server=(Pause(5.0), Send("a"), Send("b", nowait=True)), peer=(Manner("vanish"),)),
     ],
     "G4": [
@@ -106,7 +121,12 @@ PLANS: dict[str, list[Plan]] = {
         Plan(
             transport=one,
             style="receive",
-            server=(Await("receive"), Await("flush"), Await("wait_closed"), *sends(30, 1000, nowait=False, behind=True)),
+            server=(
+                Await("receive"),
+                Await("flush"),
+                Await("wait_closed"),
+                *sends(30, 1000, nowait=False, behind=True),
+            ),
             peer=(Manner("stop_reading"), Pause(2.0), Manner("vanish")),
             network=Network(capacity=64),
         )
@@ -114,14 +134,23 @@ PLANS: dict[str, list[Plan]] = {
     ]
     + [Plan(style="receive", server=(Await("receive"), Await("wait_closed"), Pause(1.0), Close()))],
     "G9": [
-        Plan(transport=one, server=(Send("x" * 50_000), Close()), peer=(Manner(how),), network=Network(4608), stubborn=True)
+        Plan(
+            transport=one,
+            server=(Pause(1.0), Send("x" * 50_000), Close()),
+            peer=(Manner(how),),
+            network=Network(4608),
+            stubborn=True,
+        )
         for one in TRANSPORTS
         for how in ("stop_reading", "fall_silent", "stall")
     ],
     "G10": [
         *SLOW_PEER,
         *(Plan(transport=one, server=(*sends(20, 300, nowait=False), Close(behind=True))) for one in STREAMS),
-        *(Plan(peer=(*MANY, Goodbye()), style=style, pace=0.05) for style in ("callback", "async", "iterate", "receive")),
+        *(
+            Plan(peer=(*MANY, Goodbye()), style=style, pace=0.05)
+            for style in ("callback", "async", "iterate", "receive")
+        ),
         *CODED,
     ],
     "G11": [
@@ -142,7 +171,9 @@ PLANS: dict[str, list[Plan]] = {
         for style in ("late", "receive")
     ],
     "G15": [
-        Plan(transport=one, server=(Send("a", False, behind=True), Send("b", close, behind=True), Send("c", behind=True)))
+        Plan(
+            transport=one, server=(Send("a", False, behind=True), Send("b", close, behind=True), Send("c", behind=True))
+        )
         for one in STREAMS
         for close in (True, False, None)
     ]
@@ -178,7 +209,10 @@ def test_every_promise_has_plans() -> None:
 
 REGRESSIONS = {
     "silence behind a ping on a stream": Plan(
-        transport="sse", server=(Send("hello"), SendPing(b"x"), Pause(60.0)), peer=(Manner("fall_silent"),), stubborn=True
+        transport="sse",
+        server=(Send("hello"), SendPing(b"x"), Pause(60.0)),
+        peer=(Manner("fall_silent"),),
+        stubborn=True,
     ),
 }
 
