@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.process import cores, usage
+from benchmarks.process import cores, prefer, usage
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT = 20.0
@@ -99,7 +99,9 @@ class RunningServer:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
+            start_new_session=True,
         )
+        prefer(self._process.pid)
         if (pinned := cores()) is not None:
             os.sched_setaffinity(self._process.pid, {pinned[0]})
 
@@ -119,28 +121,23 @@ class RunningServer:
 
     def load(self, cell: str, seconds: float, warm: float) -> dict[str, Any]:
         """Run a cell against it, by a load in a process of its own; the figures, or what went wrong as `error`."""
-        line = [
-            sys.executable,
-            "-m",
-            "benchmarks.load",
-            cell,
-            "--port",
-            str(self._port),
-            "--pid",
-            str(self._process.pid),
-        ]
-        line += ["--seconds", str(seconds), "--warm", str(warm)]
-        try:
-            done = subprocess.run(
-                line, cwd=ROOT, capture_output=True, text=True, timeout=seconds + warm + 60, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return {"error": "the load did not end"}
+        line = [sys.executable, "-m", "benchmarks.load", cell, "--port", str(self._port)]
+        line += ["--pid", str(self._process.pid), "--seconds", str(seconds), "--warm", str(warm)]
+        with subprocess.Popen(
+            line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        ) as load:
+            prefer(load.pid)
+            try:
+                output, complaint = load.communicate(timeout=seconds + warm + 60)
+            except subprocess.TimeoutExpired:
+                output, complaint = "", "the load did not end"
+            finally:
+                load.kill()
         self._settle()
         try:
-            result: dict[str, Any] = json.loads(done.stdout)
+            result: dict[str, Any] = json.loads(output)
         except ValueError:
-            return {"error": (done.stderr.strip() or f"the load ended with {done.returncode}").splitlines()[-1]}
+            return {"error": (complaint.strip() or f"the load ended with {load.returncode}").splitlines()[-1]}
         return result
 
     def _settle(self) -> None:

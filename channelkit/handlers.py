@@ -99,7 +99,7 @@ def _make(
         origins=None if origins is None else _names("origins", origins),
     )
     channel = registry.transport_for(request).open(exchange, request, options)
-    exchange.channel = channel
+    exchange.channel_made(channel)
     return channel
 
 

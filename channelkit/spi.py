@@ -186,6 +186,10 @@ class HttpExchange(Exchange):
         """End the response properly; `listener.finished` or `listener.lost` follows."""
 
     @abstractmethod
+    def channel_made(self, channel: Channel) -> None:
+        """The request has become `channel`: remember it, and end it soon if its client has gone already."""
+
+    @abstractmethod
     def upgrade(self, subprotocol: str | None, headers: Iterable[tuple[str, str]]) -> WebSocketExchange:
         """Answer 101 and become a WebSocket.  Raises BadRequest if the handshake is wrong; nothing was written then.
 

@@ -209,6 +209,11 @@ class Http1Exchange(HttpExchange):
         self._state = OVER
         return self._connection.become_websocket(data)
 
+    def channel_made(self, channel: Channel) -> None:
+        self.channel = channel
+        if self._state < FINISHED:
+            self._connection.channel_made()
+
     # -- what the connection tells
 
     def wrote(self) -> None:

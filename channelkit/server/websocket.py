@@ -158,6 +158,8 @@ class WebSocketConnection(WebSocketExchange):
         if isinstance(event, PingReceived):
             if self._close_sent is None:
                 self._pong(event.payload)
+        elif isinstance(event, PongReceived):
+            self._ponged()
         elif isinstance(event, CloseReceived):
             self._close_received(event)
         elif isinstance(event, Failure):
@@ -226,6 +228,12 @@ class WebSocketConnection(WebSocketExchange):
             self._pinged = True
             link.write(self._codec.ping(b""))
             self._deadline.set(self.config.pong_timeout)
+
+    def _ponged(self) -> None:
+        """The silence that follows is counted from here, or pings would be `pong_timeout` further apart."""
+        if self._pinged and self._close_sent is None:
+            self._link.alive = self._pinged = False
+            self._deadline.set(self.config.ping_interval)
 
     # -- drain
 

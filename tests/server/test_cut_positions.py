@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
 from channelkit import CloseStatus, Request, as_channel
@@ -116,3 +118,28 @@ def test_the_status_of_a_websocket_whose_client_vanished(host: Host, position: i
         assert (info.status, info.code, info.by) == (CloseStatus.ABNORMAL, 1006, "network")
     host.idle()
     assert len(host.ends) == 1
+
+
+@pytest.mark.parametrize("how", ["fin", "reset"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_client_that_vanished_before_its_channel_was_made(host: Host, streaming: bool, how: str) -> None:
+    """A handler that makes its channel when the client has gone already has on_open and on_close run once each."""
+    go = threading.Event()
+
+    async def handler(request: Request) -> Any:
+        await anyio.to_thread.run_sync(go.wait)
+        return as_channel(request, streaming=streaming, on_open=host.opened, on_close=host.closed)
+
+    host.serve(handler)
+    peer = host.connect()
+    peer.send(EXCHANGES["held"])
+    host.until(lambda: host.server is not None and host.server._core is not None and host.server._core._running)
+    vanish(peer, how)
+    if how == "reset":
+        host.idle()
+    else:
+        host.until(lambda: any(getattr(one, "_eof", False) for one in host.server._core.connections))  # type: ignore[union-attr]
+    go.set()
+    assert host.end().status == CloseStatus.CLIENT_CLOSE
+    host.idle()
+    assert len(host.channels) == 1

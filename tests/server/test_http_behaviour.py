@@ -358,7 +358,7 @@ def test_a_handlers_framing_is_replaced(host: Host, name: str) -> None:
 
 def test_header_forms(host: Host) -> None:
     """A list gives one line each, a number its digits, None nothing; names keep their spelling."""
-    headers = {
+    headers: dict[str, str | int | list[str] | None] = {
         "Set-Cookie": ["a=1", "b=2"],
         "X-Number": 7,
         "X-None": None,

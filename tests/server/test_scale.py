@@ -40,10 +40,10 @@ async def handler(request):
         return f"{gap:.6f}"
     return as_channel(request, on_receive=lambda channel, message: channel.send_nowait(message))
 
-async def heartbeat():
+async def heartbeat(server):
     global gap
     last = time.perf_counter()
-    while True:
+    while server.status == "running":
         await anyio.sleep(0.001)
         now = time.perf_counter()
         gap, last = max(gap, now - last), now
@@ -51,7 +51,7 @@ async def heartbeat():
 async def main():
     async with anyio.create_task_group() as tasks:
         server = await tasks.start(functools.partial(serve, handler, port=0, write_timeout=1000.0))
-        tasks.start_soon(heartbeat)
+        tasks.start_soon(heartbeat, server)
         print(server.port, flush=True)
 
 import resource
@@ -101,8 +101,9 @@ class Running:
 def server(request: pytest.FixtureRequest) -> Iterator[Running]:
     running = Running(request.param)
     yield running
-    running.process.terminate()
-    assert running.process.wait(PATIENCE) == 0
+    with running.process as process:  # closes its pipe, too
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
 
 
 def opened(sock: socket.socket) -> None:
