@@ -88,7 +88,7 @@ def _make(
         raise HandlerError("this request came from no server, so it cannot become a channel")
     if exchange.channel is not None:
         raise HandlerError("this request has a channel already; a request makes one")
-    if exchange.started or exchange.listener is not None:
+    if (exchange.started and not exchange.gone) or exchange.listener is not None:
         raise HandlerError("this request was answered already")
     options = ChannelOptions(
         subprotocols=_names("subprotocols", subprotocols),

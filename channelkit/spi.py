@@ -146,12 +146,15 @@ class HttpWire:
 class HttpExchange(Exchange):
     """One HTTP request being answered: one head, then body, then the end, each at most once."""
 
-    __slots__ = ("channel", "listener")
+    __slots__ = ("channel", "gone", "listener")
 
     #: Who is told; None until a channel or a response takes the exchange.
     listener: Listener | None
     #: The one channel made for this request, if any.
     channel: Channel | None
+
+    #: Whether the client went away before the response was complete.
+    gone: bool
 
     @property
     @abstractmethod

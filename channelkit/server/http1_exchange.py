@@ -53,6 +53,7 @@ class Http1Exchange(HttpExchange):
         self.keep_alive = head.keep_alive
         self.listener: Listener | None = None
         self.channel: Channel | None = None
+        self.gone = False  # the connection was lost before the response was complete
         self.body: RequestBody | None = None
         self._state = WAITING
         self._chunked = False
@@ -194,6 +195,8 @@ class Http1Exchange(HttpExchange):
         self._connection.response_done(self)
 
     def upgrade(self, subprotocol: str | None, headers: Iterable[tuple[str, str]]) -> WebSocketExchange:
+        if self.gone:
+            raise BadRequest(400, "the client went away before its handshake was answered")
         if self._state != WAITING:
             raise HandlerError("the response has begun already; a request has one answer")
         key = check_upgrade(self.head.method, self.head.http_version, self.head.headers)
@@ -213,6 +216,8 @@ class Http1Exchange(HttpExchange):
         self.channel = channel
         if self._state < FINISHED:
             self._connection.channel_made()
+        elif self.gone and self.listener is not None:
+            self.loop.call_soon(self.listener.lost, None)
 
     # -- what the connection tells
 
@@ -226,6 +231,7 @@ class Http1Exchange(HttpExchange):
         if self._state == OVER:
             return
         self._state = OVER
+        self.gone = True
         if self.body is not None:
             self.body.fail(BadRequest(400, "the client went away before its request was complete"))
         if self.listener is not None:
