@@ -149,6 +149,8 @@ class Incoming(Outgoing):
         assert self._inbox is not None
         message = self._inbox.popleft()
         self._inbox_bytes -= len(message)
+        if self._info is not None and not self._inbox:
+            self._loop.call_soon(self._run_callbacks)  # on_close may have waited for these
         if not self._reading and self._phase == OPEN and self._half_empty():
             self._reading = True
             self._set_reading(True)
@@ -188,9 +190,13 @@ class Incoming(Outgoing):
                 self._exchange.want_room()
                 return None
             return partial(self._on_receive, self._take())
-        if self._info is not None and self._close_listeners:
+        if self._info is not None and self._close_listeners and not self._receiver_may_come():
             return partial(self._close_listeners.pop(0), self._info.status)
         return None
+
+    def _receiver_may_come(self) -> bool:
+        """Messages wait, and the handler, still running, may yet set their receiver: on_close comes after them (G7)."""
+        return bool(self._inbox) and self._handler_running and not self._holding and self._on_receive is None
 
     def _run_callbacks(self) -> None:
         if self._running:
@@ -296,6 +302,8 @@ class Incoming(Outgoing):
         """The host says that the request's handler has returned."""
         self._handler_running = False
         self._settle()
+        if self._info is not None:
+            self._loop.call_soon(self._run_callbacks)
 
     def _settle(self) -> None:
         """Once on_open and the handler are through with no receiver set, nobody will ask: count, do not keep."""

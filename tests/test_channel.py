@@ -334,3 +334,25 @@ def test_a_callbacks_context_does_not_reach_other_requests(backend: str) -> None
 
     run(main, backend)
     assert seen == ["unset"] * 5
+
+
+def test_a_late_receiver_gets_its_messages_before_on_close(backend: str) -> None:
+    """The peer has gone before the handler set its receiver: messages first, then on_close, once."""
+    told: list[str] = []
+
+    async def handler(request: Request) -> Any:
+        channel = as_channel(request, on_close=lambda channel, status: told.append(f"closed {status}"))
+        await anyio.sleep(5)
+        channel.on_receive(told.append)
+        return channel
+
+    async def main() -> None:
+        async with open_host(handler) as host:
+            peer = await host.websocket()
+            await peer.send("one")
+            await peer.send("two")
+            await peer.close()
+            await anyio.sleep(10)
+
+    run(main, backend)
+    assert told == ["one", "two", "closed normal"]

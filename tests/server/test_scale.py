@@ -134,8 +134,7 @@ def test_silent_connections_beside_a_busy_one(server: Running) -> None:
         opened(opened_first)
         silent.append(opened_first)
         before = server.memory
-        for _ in range(2000):
-            silent.append(server.websocket())
+        silent.extend(server.websocket() for _ in range(2000))
         for sock in silent[1:]:
             opened(sock)
         assert (server.memory - before) / 2000 < 16_000
@@ -151,7 +150,7 @@ def test_silent_connections_beside_a_busy_one(server: Running) -> None:
 
 
 def test_a_client_that_reads_nothing(server: Running) -> None:
-    """500 MB are to be sent to it: the sender waits, memory stays, others are served; then it gets what was promised."""
+    """500 MB are to be sent to it: the sender waits, memory stays, others are served; then it gets all of it."""
     lazy = server.websocket("/flood", receive_buffer=65536)
     opened(lazy)
     other = server.websocket()
