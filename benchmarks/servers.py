@@ -75,7 +75,7 @@ def default_servers() -> list[str]:
 
 
 def extra(text: str) -> tuple[str, Spec]:
-    """NAME=COMMAND, a server that is not in the table, and no peer: another build of ours.  ValueError if it is not of that form."""
+    """NAME=COMMAND: one more server, no peer but another build of ours.  ValueError if it is not of that form."""
     name, _, command = text.partition("=")
     if not name or "{port}" not in command:
         raise ValueError(f"{text!r} is not of the form NAME=COMMAND with {{port}} in the command")

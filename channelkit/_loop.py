@@ -192,6 +192,10 @@ class Loop(ABC):
             self._error = error
             self._tasks.cancel_scope.cancel()
 
+    def cancel(self) -> None:
+        """Cancel the body of `open_loop` and every spawned task; `open_loop` then returns."""
+        self._tasks.cancel_scope.cancel()
+
     # -- time
 
     def call_at(self, deadline: float, function: Callable[..., Any], *args: Any) -> Timer:
@@ -212,14 +216,21 @@ class Loop(ABC):
             self._cancelled = 0
 
     def _run_timers(self) -> None:
-        now = self.time()
+        """Fire what is due now; what that sets, even for now, waits for the next turn: the loop gets its own first."""
+        for timer in self._take_due(self.time()):
+            if timer.active:  # one before it may have cancelled it
+                self._guarded(timer._fire, ())
+        self._set_timer(self._heap[0][0] if self._heap else math.inf)
+
+    def _take_due(self, now: float) -> list[Timer]:
+        due: list[Timer] = []
         while self._heap and (self._heap[0][0] <= now or not self._heap[0][2].active):
             timer = heapq.heappop(self._heap)[2]
             if timer.active:
-                self._guarded(timer._fire, ())
+                due.append(timer)
             else:
                 self._cancelled = max(0, self._cancelled - 1)
-        self._set_timer(self._heap[0][0] if self._heap else math.inf)
+        return due
 
     # -- other threads
 
@@ -287,6 +298,7 @@ class AsyncioLoop(Loop):
         super().__init__(tasks)
         self._native = asyncio.get_running_loop()
         self._handle: asyncio.TimerHandle | None = None
+        self._watched: set[int] = set()
         # What is asked for inside a channel's context, or on a foreign thread, must not run everybody's calls there.
         self._context = contextvars.copy_context()
 
@@ -300,9 +312,11 @@ class AsyncioLoop(Loop):
         return asyncio.sleep(0)
 
     def watch(self, fd: int, function: Callable[[], Any]) -> None:
+        self._watched.add(fd)
         self._native.add_reader(fd, self._guarded, function, ())
 
     def unwatch(self, fd: int) -> None:
+        self._watched.discard(fd)
         self._native.remove_reader(fd)
 
     def _wake_driver(self) -> None:
@@ -320,6 +334,8 @@ class AsyncioLoop(Loop):
 
     def _finish(self) -> None:
         self._set_timer(math.inf)
+        for fd in tuple(self._watched):
+            self.unwatch(fd)
 
 
 def _trio_loop(tasks: TaskGroup, helpers: TaskGroup) -> Loop:
@@ -402,10 +418,12 @@ def _trio_loop(tasks: TaskGroup, helpers: TaskGroup) -> Loop:
 
         @trio.lowlevel.enable_ki_protection
         async def _watch(self, fd: int, function: Callable[[], Any], scope: trio.CancelScope) -> None:
+            # `unwatch` may come before the first wait, or between the wake-up and our step: then `fd` may be closed.
             with scope:
-                while True:
+                while not scope.cancel_called:
                     await trio.lowlevel.wait_readable(fd)
-                    self._guarded(function, ())
+                    if not scope.cancel_called:
+                        self._guarded(function, ())
 
         def unwatch(self, fd: int) -> None:
             scope = self._watches.pop(fd, None)

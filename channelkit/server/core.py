@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -70,8 +69,11 @@ class ServerCore:
     def handle(self, request: Request, exchange: HttpExchange) -> None:
         """Run the handler for `request` in a task of its own."""
         self._running += 1
-        start = partial(self._handlers.start_soon, self._handle, request, exchange, name=self._name)
-        self._context.copy().run(start)
+        # In the server's own context: a pipelined request must not inherit what its predecessor's handler had set.
+        self._context.copy().run(self._start, request, exchange)
+
+    def _start(self, request: Request, exchange: HttpExchange) -> None:
+        self._handlers.start_soon(self._handle, request, exchange, name=self._name)
 
     async def _handle(self, request: Request, exchange: HttpExchange) -> None:
         try:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from channelkit.config import Config
 
 FLUSH_AT = 64 * 1024  # bytes accepted in one turn that are not left waiting for its end
+LARGE = 64 * 1024  # a piece from this size on is sent as it is, not copied to join it with others
+JOINED = 256 * 1024  # at most so many bytes are joined for one send
 LINGER_BYTES = 1024 * 1024  # read away after our end, so that the peer's stack delivers it (RFC 9112 9.6)
 
 
@@ -72,7 +74,7 @@ class Link(ABC):
     def __init__(self, loop: Loop, config: Config, peer: Any, local: Any) -> None:
         self._loop = loop
         self._config = config
-        self._out: list[bytes] = []
+        self._out: list[bytes | memoryview] = []
         self._dirty = False  # a flush is scheduled, or the kernel is being waited for
         self._phase = OPEN
         self._stall: Deadline | None = None
@@ -109,6 +111,21 @@ class Link(ABC):
     @abstractmethod
     def flush(self) -> None:
         """Hand over what can be handed over now.  Never calls the engine."""
+
+    def _gather(self) -> bytes | memoryview:
+        """Take what one send is given: small pieces joined, a large one (or what is left of it) uncopied."""
+        out = self._out
+        if len(out) == 1 or len(out[0]) >= LARGE:
+            return out.pop(0)
+        size = count = 0
+        for piece in out:
+            size += len(piece)
+            if size > JOINED:
+                break
+            count += 1
+        joined = b"".join(out[:count])
+        del out[:count]
+        return joined
 
     def _progress(self, sent: int) -> None:
         """`sent` bytes were handed over."""
@@ -160,13 +177,16 @@ class Link(ABC):
         """The connection is over by `error`; the engine learns it in a call of its own."""
         if self._phase == LOST:
             return
+        self._give_up()
+        self._close(hard=self.unsent > 0 or isinstance(error, ConnectionAbortedError))
+        self._loop.call_soon(self._tell_lost, error)
+
+    def _give_up(self) -> None:
         self._phase = LOST
         self._out.clear()
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
-        self._close(hard=self.unsent > 0 or isinstance(error, ConnectionAbortedError))
-        self._loop.call_soon(self._tell_lost, error)
 
     def _tell_lost(self, error: Exception) -> None:
         self.guard(self.engine.connection_lost, error)

@@ -63,6 +63,8 @@ class Reactor:
         self.buffer = memoryview(bytearray(READ_SIZE))
         self._clock = clock
         self._handlers: dict[int, Any] = {}  # descriptor -> SocketLink or Listener
+        self._batch: deque[tuple[Any, int]] = deque()  # polled, and not served yet
+        self._links: set[SocketLink] = set()
         self._ready: deque[SocketLink] = deque()
         self._ready_scheduled = False
         self._dirty: deque[SocketLink] = deque()
@@ -70,9 +72,14 @@ class Reactor:
         self._ticking = False
         self._closing: list[socket.socket] = []  # closed at the end of the tick, so no number is reused within it
         self._listeners: list[Listener] = []
-        self.links = 0
+        self._closed = False
         self.on_link_closed: Callable[[], None] = lambda: None
         loop.watch(self.poller.fileno(), self.tick)
+
+    @property
+    def links(self) -> int:
+        """How many connections there are, those that only linger included."""
+        return len(self._links)
 
     # -- coming and going
 
@@ -83,15 +90,23 @@ class Reactor:
         return listener
 
     def adopt(self, sock: socket.socket, on_connect: OnConnect) -> Link:
-        """Serve a connected socket."""
+        """Serve a connected socket.  The engine may already write, pause or abort while it is made."""
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         link = SocketLink(self, sock)
-        link.engine = on_connect(link)
-        self.links += 1
+        self._links.add(link)
         self.register(sock.fileno(), link, IN | RDHUP)
+        try:
+            link.engine = on_connect(link)
+        except BaseException:
+            link.drop()
+            raise
         return link
+
+    def forget(self, listener: Listener) -> None:
+        """It is closed."""
+        self._listeners.remove(listener)
 
     def register(self, fd: int, handler: Any, events: int) -> None:
         self._handlers[fd] = handler
@@ -109,19 +124,22 @@ class Reactor:
         else:
             sock.close()
 
-    def link_closed(self) -> None:
-        self.links -= 1
+    def link_closed(self, link: SocketLink) -> None:
+        self._links.discard(link)
         for listener in self._listeners:
             listener.wake()
         self.on_link_closed()
 
     def close(self) -> None:
         """Cut every link, close the epoll.  The engines are told by the loop's last turn."""
-        for handler in list(self._handlers.values()):
-            if isinstance(handler, SocketLink):
-                handler.cut()
-            else:
-                handler.close()
+        if self._closed:
+            return
+        self._closed = True
+        for listener in tuple(self._listeners):
+            listener.close()
+        for link in tuple(self._links):  # not only those the epoll knows: some are unregistered, see `_hung_up`
+            link.cut()
+        self._batch.clear()
         self.loop.unwatch(self.poller.fileno())
         self.poller.close()
 
@@ -129,7 +147,7 @@ class Reactor:
 
     def tick(self) -> None:
         """Serve what is ready.  Never entered while it runs."""
-        if self._ticking:
+        if self._ticking or self._closed:
             return
         self._ticking = True
         try:
@@ -142,15 +160,20 @@ class Reactor:
             self._closing.clear()
 
     def _serve_events(self) -> None:
-        handlers = self._handlers
-        # The owners are looked up before any user code runs: a number may belong to another by then.
-        batch = [(handlers.get(fd), events) for fd, events in self.poller.poll(0, EVENTS_PER_POLL)]
+        batch = self._batch
+        if not batch:
+            # The owners are looked up before any user code runs: a number may belong to another by then.
+            handlers = self._handlers
+            batch.extend((handlers.get(fd), events) for fd, events in self.poller.poll(0, EVENTS_PER_POLL))
         until = self._clock() + TURN
-        for handler, events in batch:
+        while batch:
+            handler, events = batch.popleft()
             if handler is not None:
                 handler.on_events(events)
                 if self._clock() > until:
-                    return  # level-triggered: the rest is reported again
+                    # The rest comes first next time: epoll reports in an unchanging order, so whoever stands at its
+                    # head and is always ready would starve the others.  It is readable still, so there is a next time.
+                    return
 
     def make_ready(self, link: SocketLink) -> None:
         """`link` has work buffered: it goes on in the next turn."""
@@ -211,7 +234,7 @@ class Reactor:
 class SocketLink(Link):
     """A link over a socket of the reactor."""
 
-    __slots__ = ("_eof", "_events", "_half_closed", "_lingered", "_more", "_reactor", "_sock", "queued")
+    __slots__ = ("_eof", "_events", "_half_closed", "_hung", "_lingered", "_more", "_reactor", "_sock", "queued")
 
     def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
         super().__init__(reactor.loop, reactor.config, _address(sock.getpeername), _address(sock.getsockname))
@@ -220,6 +243,7 @@ class SocketLink(Link):
         self._events = IN | RDHUP
         self._eof = False
         self._more = False  # the engine has work buffered; nothing is read until it is done
+        self._hung = False  # RDHUP, HUP or ERR came while we were not reading: not asked for again before we read
         self._half_closed: Deadline | None = None  # the peer hung up while we were not reading
         self._lingered = -1  # bytes read away after our end; -1 before it
         self.queued = False
@@ -230,7 +254,7 @@ class SocketLink(Link):
         if self._sock is None:
             return
         if events & OUT:
-            self.flush()
+            self._send_out()
             self._update()
         if self._sock is None:
             return
@@ -240,7 +264,7 @@ class SocketLink(Link):
             if self.reading and not self._more and not self._eof:
                 self._read()
             elif events & (RDHUP | HUP | ERR):
-                self._hung_up()
+                self._hung_up(events)
 
     def _read(self) -> None:
         assert self._sock is not None
@@ -270,6 +294,8 @@ class SocketLink(Link):
         if self._phase == LOST:
             return
         self._more = False
+        if self.reading:
+            self._hung = False
         if self.reading and self.guard(self.engine.resume):
             self._continue_later()
         else:
@@ -280,13 +306,21 @@ class SocketLink(Link):
         self._update()
         self.guard(self.engine.eof_received)
 
-    def _hung_up(self) -> None:
-        """HUP, ERR or RDHUP while we do not read: it would be reported for ever, so we look away, for a while."""
-        assert self._sock is not None
-        if self._half_closed is None and not self._eof:
+    def _hung_up(self, events: int) -> None:
+        """HUP, ERR or RDHUP while we do not read: it would be reported for ever, so we look away.
+
+        For a limited time if the engine has paused; if it is only busy, the next turn reads on.  RDHUP alone is a peer
+        that still listens: what is unsent goes on leaving.
+        """
+        self._hung = True
+        if not self.reading and self._half_closed is None and not self._eof:
             self._half_closed = Deadline(self._loop, self._abandoned)
             self._half_closed.set(self._config.half_closed_timeout)
-        self._set_events(0)
+        if events & (HUP | ERR):
+            self._send_out()  # it tells whether anything can leave
+            self._set_events(0)
+        else:
+            self._update()
 
     def _abandoned(self) -> None:
         self._lose(ConnectionResetError("the peer hung up while its messages were not being read"))
@@ -300,7 +334,7 @@ class SocketLink(Link):
         events = 0
         if self._lingered >= 0 or (self.reading and not self._more and not self._eof):
             events = IN | RDHUP
-        elif not self._eof and self._half_closed is None:
+        elif not self._eof and not self._hung:
             events = RDHUP
         if self.unsent and self._lingered < 0 and self._stall is not None:
             events |= OUT
@@ -326,6 +360,7 @@ class SocketLink(Link):
             if self._half_closed is not None:
                 self._half_closed.cancel()
                 self._half_closed = None
+            self._hung = False
             self._more = True
             self._reactor.make_ready(self)
         else:
@@ -341,27 +376,37 @@ class SocketLink(Link):
         self.flush()
 
     def flush(self) -> None:
-        out = self._out
-        if not out or self._sock is None or self._phase == LOST:
+        if not self._events & OUT:  # else the kernel is full, and says when it is not: trying would only cost
+            self._send_out()
+
+    def _send_out(self) -> None:
+        out, sock = self._out, self._sock
+        if not out or sock is None or self._phase == LOST:
             return
-        data = out[0] if len(out) == 1 else b"".join(out)
-        try:
-            sent = self._sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError as error:
-            out[:] = [data]
-            self._lose(error)
-            return
-        if sent == len(data):
-            out.clear()
-            if self._stall is None and not self.notify and self._phase == OPEN:
-                self.unsent = 0
+        total = 0
+        while out:
+            data = self._gather()
+            try:
+                sent = sock.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                self.unsent -= total
+                self._lose(error)
                 return
-        else:
-            out[:] = [data[sent:] if sent else data]
-        if sent:
-            self._progress(sent)
+            total += sent
+            if sent < len(data):
+                out.insert(0, memoryview(data)[sent:])
+                break
+        if not out and self._stall is None and not self.notify and self._phase == OPEN:
+            self.unsent = 0
+            return
+        self._sent(total)
+
+    def _sent(self, total: int) -> None:
+        """The kernel took `total` bytes; where that is not all, or not the plain case."""
+        if total:
+            self._progress(total)
         if self.unsent:
             self._blocked()
             if not self._events & OUT:
@@ -406,6 +451,11 @@ class SocketLink(Link):
     def _linger_over(self) -> None:
         self._close(hard=False)
 
+    def drop(self) -> None:
+        """There is no engine for it."""
+        self._give_up()
+        self._close(hard=True)
+
     def cut(self) -> None:
         """The reactor ends."""
         self._lose(ConnectionAbortedError("the server has ended"))
@@ -423,7 +473,7 @@ class SocketLink(Link):
         if hard and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         self._reactor.discard(sock)
-        self._reactor.link_closed()
+        self._reactor.link_closed(self)
 
 
 def _address(ask: Callable[[], Any]) -> Any:
@@ -463,7 +513,14 @@ class Listener:
                     self._rest(error)
                     return
                 continue  # that connection is gone already (ECONNABORTED and its kin)
+            self._adopt(sock)
+
+    def _adopt(self, sock: socket.socket) -> None:
+        try:
             self._reactor.adopt(sock, self._on_connect)
+        except Exception:
+            logger.exception("a new connection cannot be served; it is cut")
+            self._reactor.discard(sock)
 
     def _rest(self, error: OSError | None) -> None:
         """Look away for a while: a listener that cannot accept would be reported for ever."""
@@ -491,6 +548,7 @@ class Listener:
         """Stop listening at once; nothing more is accepted."""
         sock, self._sock = self._sock, None
         if sock is not None:
+            self._reactor.forget(self)
             self._timer.cancel()
             if not self._resting:
                 self._reactor.unregister(sock.fileno())
