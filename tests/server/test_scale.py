@@ -196,7 +196,9 @@ def test_floods_of_empty_frames(server: Running) -> None:
                 echo(other, 1)
     echo(other, 50)
     assert server.memory - before < 150_000_000
-    assert float(server.ask("/gap")) < 0.25  # the budget of a turn is 5 ms; the rest is a busy machine's
+    # Unbudgeted, one turn would take seconds here.  That a turn ends after 5 ms is proved on a scripted clock in
+    # pump/test_reactor.py; this only sees that the budget is in force on a machine that may be busy.
+    assert float(server.ask("/gap")) < 1.0
     for sock in [*hostile, other]:
         sock.close()
 
