@@ -117,6 +117,7 @@ class Incoming(Outgoing):
         """If a callback returned something to await, give it a task, which is then the runner; True if so."""
         if not inspect.isawaitable(result):
             return False
+        self._loop.callbacks += 1
         self._context.run(self._loop.spawn, self._await_and_go_on, result)
         return True
 
@@ -169,7 +170,7 @@ class Incoming(Outgoing):
             self._inbox_bytes = 0
         if not self._reading:
             self._reading = True
-            self._set_reading(True)  # to see the reply to our close; what arrives is discarded
+            self._set_reading(True)  # to see the reply to our close, say; what arrives is discarded
 
     # -- the runner
 
@@ -240,7 +241,7 @@ class Incoming(Outgoing):
 
     async def _await_and_go_on(self, result: Awaitable[Any]) -> None:
         """The channel's own task: await what callbacks return until nothing is ready."""
-        self._loop.callbacks += 1
+        left = CALLBACKS_PER_TURN
         try:
             pending: Awaitable[Any] | None = result
             while pending is not None:
@@ -250,6 +251,10 @@ class Incoming(Outgoing):
                     self._callback_failed(error)
                 pending = None
                 while (call := self._next_call()) is not None:
+                    left -= 1
+                    if not left:  # callbacks that never wait must not hold the loop
+                        left = CALLBACKS_PER_TURN
+                        await self._loop.checkpoint()
                     outcome = self._invoke(call)
                     if outcome is not None and inspect.isawaitable(outcome):
                         pending = outcome
@@ -312,13 +317,7 @@ class Incoming(Outgoing):
         if self._on_receive is not None or self._receiver is not None:
             return
         self._discarding = True
-        if self._inbox:
-            self._unread += len(self._inbox)
-            self._inbox.clear()
-            self._inbox_bytes = 0
-        if not self._reading:
-            self._reading = True
-            self._set_reading(True)
+        self._drop_inbox()
 
     # -- registration
 

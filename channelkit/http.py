@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pathlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -332,8 +331,3 @@ def check_status(status: object) -> int:
     if not 200 <= status <= 999:
         raise HandlerError(f"status {status} is no final response (RFC 9110 15); use 200 to 599")
     return status
-
-
-def file_size(path: os.PathLike[str]) -> int:
-    """The size of a file in bytes; blocks, so call it in a worker thread."""
-    return os.stat(path).st_size

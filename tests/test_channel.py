@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 import trio
 from trio.testing import MockClock
@@ -356,3 +357,33 @@ def test_a_late_receiver_gets_its_messages_before_on_close(backend: str) -> None
 
     run(main, backend)
     assert told == ["one", "two", "closed normal"]
+
+
+def test_async_callbacks_that_never_wait_let_others_run(backend: str) -> None:
+    """A full inbox worked off by callbacks without a single real wait gives the loop its turn in between."""
+    done: list[int] = []
+    seen: list[int] = []
+    begun: list[anyio.Event] = []
+
+    async def on_receive(channel: Any, message: str) -> None:
+        if not done:
+            await anyio.sleep(1)
+            begun[0].set()
+        done.append(1)
+
+    async def handler(request: Request) -> Any:
+        return as_channel(request, on_receive=on_receive)
+
+    async def main() -> None:
+        async with open_host(handler) as host:
+            begun.append(anyio.Event())
+            peer = await host.websocket()
+            for _ in range(500):
+                await peer.send("x")
+            await begun[0].wait()
+            while len(done) < 500:
+                seen.append(len(done))
+                await anyio.lowlevel.checkpoint()
+
+    run(main, backend)
+    assert any(0 < count < 400 for count in seen)

@@ -319,9 +319,5 @@ class HttpConnection:
         else:
             self._exchange.going_away(now)
 
-    @property
-    def idle(self) -> bool:
-        return self._exchange is None
-
     def abort(self) -> None:
         self.link.abort()
