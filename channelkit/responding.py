@@ -1,21 +1,35 @@
 """What a handler's result becomes on the wire: exactly one response, whatever the handler did.
 
-Host-neutral: it speaks to an `HttpExchange` only.  `answer` is called once per request, after the handler.
+Host-neutral: it speaks to an `HttpExchange` only.  Every host calls `run_handler`, once per request.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from channelkit._bodies import open_body
 from channelkit._lifecycle import logger
 from channelkit.channel import Channel
 from channelkit.errors import BadRequest, HandlerError
-from channelkit.http import Response, check_status, header_lines, to_response, whole
+from channelkit.http import Request, Response, check_status, header_lines, to_response, whole
 from channelkit.spi import HttpExchange, HttpWire
 from channelkit.wire.websocket_handshake import refusal_headers
 
 SERVER_ERROR = Response(500, {"Content-Type": "text/plain; charset=utf-8"}, "Internal Server Error\n")
+
+Handler = Callable[[Request], Awaitable[Any]]
+
+
+async def run_handler(handler: Handler, request: Request, exchange: HttpExchange) -> None:
+    """Call `handler` and see that its request has one answer; lets nothing out but a cancellation and the like."""
+    try:
+        await answer(exchange, await handler(request))
+    except Exception as error:
+        answer_error(exchange, error)
+    except BaseException:
+        cancelled(exchange)
+        raise
 
 
 async def answer(exchange: HttpExchange, result: Any) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from channelkit._deadline import Deadline
+from channelkit._request_body import RequestBody
 from channelkit.errors import BadRequest
 from channelkit.http import Request
 from channelkit.responding import refuse
-from channelkit.server.deadline import Deadline
 from channelkit.server.http1_exchange import Http1Exchange
-from channelkit.server.request_body import RequestBody
 from channelkit.server.websocket import WebSocketConnection
 from channelkit.wire.http1_requests import END, RequestHead, RequestReader
 from channelkit.wire.websocket_handshake import is_websocket_request, offered_subprotocols

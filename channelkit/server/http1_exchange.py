@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from channelkit._lifecycle import logger
+from channelkit._request_body import HELD, RequestBody
 from channelkit.errors import BadRequest, HandlerError
-from channelkit.server.request_body import HELD, RequestBody
 from channelkit.spi import HttpExchange, HttpWire, Listener, WebSocketExchange
 from channelkit.wire.http1_requests import RequestHead
 from channelkit.wire.http1_responses import LAST_CHUNK, bodiless, chunk, http_date, response_head

@@ -19,7 +19,8 @@ from channelkit._lifecycle import logger
 from channelkit._loop import Loop, open_loop
 from channelkit.config import Config, ServerOptions
 from channelkit.errors import ConfigError, NotAvailable
-from channelkit.server.core import Handler, ServerCore
+from channelkit.responding import Handler
+from channelkit.server.core import ServerCore
 from channelkit.server.listener import listen
 from channelkit.server.pump.reactor import Listener, Reactor
 
@@ -139,7 +140,7 @@ class Server:
         async with anyio.create_task_group() as handlers:
             core = self._core = ServerCore(handler, config, loop, handlers)
             core.lingering = lambda: reactor.links
-            reactor.on_link_closed = core.link_closed
+            reactor.on_link_closed = core.changed
             listener = reactor.listen(sock, core.connect)
             self._status = "running"
             try:

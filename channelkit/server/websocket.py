@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
-from channelkit.server.deadline import Deadline
+from channelkit._deadline import Deadline
 from channelkit.spi import WebSocketExchange, WebSocketListener
 from channelkit.wire.websocket_frames import (
     CloseReceived,

@@ -26,7 +26,8 @@ from wsproto.events import (
 
 from channelkit._loop import Loop, open_loop
 from channelkit.config import Config
-from channelkit.server.core import Handler, ServerCore
+from channelkit.responding import Handler
+from channelkit.server.core import ServerCore
 from channelkit.server.pump.stream import serve_stream
 from channelkit.testing.network import MemoryStream, pair
 

@@ -133,7 +133,7 @@ def test_a_client_that_vanished_before_its_channel_was_made(host: Host, streamin
     host.serve(handler)
     peer = host.connect()
     peer.send(EXCHANGES["held"])
-    host.until(lambda: host.server is not None and host.server._core is not None and host.server._core._running)
+    host.until(lambda: host.server is not None and host.server._core is not None and host.server._core.running)
     vanish(peer, how)
     if how == "reset":
         host.idle()

@@ -10,8 +10,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
+from channelkit._deadline import Deadline
 from channelkit._lifecycle import logger
-from channelkit.server.deadline import Deadline
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop

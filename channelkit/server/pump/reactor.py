@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from channelkit._deadline import Deadline
 from channelkit._lifecycle import logger
-from channelkit.server.deadline import Deadline
 from channelkit.server.pump.link import FINISHING, LINGER_BYTES, LOST, OPEN, Engine, Link
 
 if TYPE_CHECKING:

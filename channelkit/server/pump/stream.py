@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
 
-from channelkit.server.deadline import Deadline
+from channelkit._deadline import Deadline
 from channelkit.server.pump.link import FINISHING, LINGER_BYTES, LOST, Engine, Link
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""One movable deadline, cheap to move: what a connection's timeouts are made of."""
+"""One movable deadline, cheap to move: what the timeouts of every host are made of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request's body on its way from the connection to the handler: bounded, pulled by the handler."""
+"""A request's body on its way from a host to the handler: bounded, pulled by the handler."""
 
 from __future__ import annotations
 

@@ -1,0 +1,92 @@
+"""What is open on one host, and how a host comes to its end.
+
+Drain, in this order: whatever is idle goes, WebSockets and streams are closed with 1001, running requests and held
+answers may finish; at the deadline held answers become 503, handlers are cancelled, and what is left is cut.  The
+host closes its listener before, if it has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import anyio
+
+if TYPE_CHECKING:
+    from channelkit._loop import Loop
+
+LAST_TURNS = 10  # of the loop between the last goodbye and the cut
+
+
+class Connection(Protocol):
+    """What drain needs of a connection or a request, of whatever protocol."""
+
+    def going_away(self, now: bool) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class Draining:
+    """The connections of one host on one loop, its running handlers, and the way to its end."""
+
+    def __init__(self, loop: Loop, cancel_handlers: Callable[[], None], patience: float) -> None:
+        self.loop = loop
+        self.connections: set[Connection] = set()
+        self.running = 0  # handlers
+        self.stopping = False
+        self.lingering: Callable[[], int] = lambda: 0  # connections a pump still holds, engines or not
+        self._cancel_handlers = cancel_handlers
+        self._patience = patience  # seconds for `finally` blocks and `on_close` after the cut
+        self._changed = loop.parking()
+
+    def ended(self, connection: Connection) -> None:
+        """A connection is over."""
+        self.connections.discard(connection)
+        self.changed()
+
+    def handler_ended(self) -> None:
+        """A handler has returned, however."""
+        self.running -= 1
+        self.changed()
+
+    def changed(self) -> None:
+        """Drain looks again whether all is over."""
+        if self.stopping:
+            self._changed.wake()
+
+    async def drain(self, timeout: float) -> None:
+        """Let everything end by itself for at most `timeout` seconds; what remains then is told to end at once."""
+        self.stopping = True
+        self._say_goodbye(now=False)
+        with anyio.move_on_after(timeout):
+            await self._wait_idle()
+            return
+        self._say_goodbye(now=True)
+
+    async def cut(self) -> None:
+        """The deadline is over: cancel handlers, abort connections, give `on_close` its time."""
+        self.stopping = True
+        self._say_goodbye(now=True)
+        self._cancel_handlers()
+        for _ in range(LAST_TURNS):
+            await self.loop.checkpoint()  # what goodbye wrote leaves, as far as the kernel or host takes it
+        for connection in tuple(self.connections):
+            connection.abort()
+        with anyio.move_on_after(self._patience):
+            await self._wait_handlers()
+            await self.loop.wait_callbacks()
+        # Scheduled tasks, pullers, callbacks that would not end: nothing outlives the server.
+        self.loop.cancel_on_leaving()
+
+    def _say_goodbye(self, now: bool) -> None:
+        for connection in tuple(self.connections):
+            connection.going_away(now)
+
+    async def _wait_handlers(self) -> None:
+        """Until every handler and engine is through; what lingers in the kernel is cut by the pump."""
+        while self.connections or self.running:
+            await self._changed.park()
+
+    async def _wait_idle(self) -> None:
+        while self.connections or self.running or self.lingering():
+            await self._changed.park()
