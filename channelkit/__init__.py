@@ -1,5 +1,6 @@
 """One Channel for every way a server can talk to a client, on asyncio and trio."""
 
+from channelkit.asgi.application import ASGIApp as ASGIApp
 from channelkit.channel import Channel as Channel
 from channelkit.channel import ChannelStatistics as ChannelStatistics
 from channelkit.config import Config as Config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import signal
 import sys
@@ -19,7 +18,7 @@ from channelkit._lifecycle import logger
 from channelkit._loop import Loop, open_loop
 from channelkit.config import Config, ServerOptions
 from channelkit.errors import ConfigError, NotAvailable
-from channelkit.responding import Handler
+from channelkit.responding import Handler, checked_handler
 from channelkit.server.core import ServerCore
 from channelkit.server.listener import listen
 from channelkit.server.pump.reactor import Listener, Reactor
@@ -179,7 +178,7 @@ async def serve(
     BaseException, such as KeyboardInterrupt, a callback lets out.
     """
     config = _config(options)
-    await Server()._run(_checked(handler), config, handle_signals, task_status)
+    await Server()._run(checked_handler(handler), config, handle_signals, task_status)
 
 
 def run_server(
@@ -193,7 +192,7 @@ def run_server(
     The thread is a daemon: keep the program alive with `server.join()`.  Options and errors as for `serve`.
     """
     config = _config(options)
-    _checked(handler)
+    checked_handler(handler)
     if backend not in ("asyncio", "trio"):
         raise ConfigError(f"backend must be 'asyncio' or 'trio', not {backend!r}")
     server = Server()
@@ -241,19 +240,6 @@ def _config(options: Any) -> Config:
     if config.proxy_protocol != "disable":
         raise NotAvailable("the PROXY protocol is not in this version; leave proxy_protocol at 'disable'")
     return config
-
-
-def _checked(handler: Any) -> Handler:
-    call = handler.func if isinstance(handler, partial) else handler
-    if not callable(call):
-        raise ConfigError(f"a handler is a function that takes a request, not {handler!r}")
-    method = getattr(call, "__call__", None)  # noqa: B004  (an object whose __call__ is async is a handler too)
-    if not inspect.iscoroutinefunction(call) and not inspect.iscoroutinefunction(method):
-        raise NotAvailable(
-            f"{call!r} is a plain function: those need the worker pool, which this version does not have; "
-            "write `async def`"
-        )
-    return handler  # type: ignore[no-any-return]
 
 
 @asynccontextmanager
