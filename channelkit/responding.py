@@ -177,9 +177,9 @@ def refuse(exchange: HttpExchange, error: BadRequest) -> None:
 
 
 def cancelled(exchange: HttpExchange) -> None:
-    """The handler was cancelled (drain's deadline): nothing half-done may look whole."""
+    """The handler was cancelled: its host ends (drain's deadline).  Nothing half-done may look whole."""
     if exchange.channel is not None:
         exchange.channel._handler_returned()
-        exchange.channel._fail(1011)
+        exchange.channel.going_away(now=True)
     elif not exchange.ended:
         exchange.abort()

@@ -167,11 +167,11 @@ class ASGIApp:
                 await run_handler(self._choose(core, scope), request, exchange)
             core.handler_ended()
             await exchange.complete()
-        except BaseException:
-            exchange.lost(None)  # cancelled by the host, which will not call us again
-            raise
         finally:
             current_timers.reset(token)
+            if not exchange.over:
+                exchange.lost(None)  # cancelled by the host, which will not call us again
+                core.handler_ended()
             core.ended(exchange)
 
     def _choose(self, core: AppCore, scope: Scope) -> Handler:

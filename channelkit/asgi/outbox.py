@@ -69,6 +69,12 @@ class AsgiOutbox:
             self.unsent += size
             self._parking.wake()
 
+    def replace(self, message: Message, size: int) -> None:
+        """Drop what is queued and accept `message` in its stead."""
+        self._queue.clear()
+        self.unsent = 0
+        self.put(message, size)
+
     def close(self) -> None:
         """Drop what is queued and leave the host's `send`, if it is being waited for."""
         if not self.closed:

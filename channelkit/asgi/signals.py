@@ -7,6 +7,7 @@ and call it.  Where nobody has set one we set none: then the signal's default is
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class _Link:
     """Our handler for one signal, in front of the one that was there."""
 
-    def __init__(self, number: int, before: Callable[..., Any], heard: Callable[[], None]) -> None:
+    def __init__(self, number: int, before: Any, heard: Callable[[], None]) -> None:
         self._number = number
         self._before = before
         self._heard: Callable[[], None] | None = heard
@@ -28,13 +29,21 @@ class _Link:
     def __call__(self, number: int, frame: FrameType | None) -> Any:
         if self._heard is not None:
             self._heard()
-        return self._before(number, frame)
+        return self._before(number, frame) if callable(self._before) else None
 
     def remove(self) -> None:
         """Hear no more; where somebody stands in front of us by now, go on passing on."""
         self._heard = None
         if signal.getsignal(self._number) is self:
             signal.signal(self._number, self._before)
+
+
+def _is_hosts(number: int, before: Any) -> bool:
+    """Whether a host has decided what this signal does.  A worker process that ignores Ctrl-C leaves it to its parent,
+    which stops it a moment later."""
+    if before is signal.SIG_IGN:
+        return number == signal.SIGINT and multiprocessing.parent_process() is not None
+    return callable(before) and before is not signal.default_int_handler
 
 
 @contextmanager
@@ -46,7 +55,7 @@ def heard_signals(heard: Callable[[], None], wanted: bool) -> Iterator[None]:
     links: list[_Link] = []
     for number in SIGNALS:
         before = signal.getsignal(number)
-        if callable(before) and before is not signal.default_int_handler:
+        if _is_hosts(number, before):
             links.append(_Link(number, before, heard))
             signal.signal(number, links[-1])
     try:

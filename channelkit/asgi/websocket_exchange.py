@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FRAME_HEADER = 2  # bytes that a message counts besides its own: none weighs nothing
 _HANDSHAKE = frozenset({b"sec-websocket-accept", b"sec-websocket-protocol", b"sec-websocket-extensions"})
 
+_REFUSE = {"type": "websocket.close"}  # before accepting it is a refusal with 403
+
 ABNORMAL = 1006  # nobody said goodbye (RFC 6455 7.4.1)
 NO_STATUS = 1005
 SERVICE_RESTART = 1012  # what a host says that is stopping
@@ -31,13 +33,14 @@ SERVICE_RESTART = 1012  # what a host says that is stopping
 class AsgiHandshake(AsgiHttpExchange):
     """Seam 2 over an ASGI `websocket` scope, until it is accepted; afterwards it passes on to the `AsgiWebSocket`."""
 
-    __slots__ = ("websocket",)
+    __slots__ = ("_refused", "websocket")
 
     prefix = "websocket.http.response"
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.websocket: AsgiWebSocket | None = None
+        self._refused = False  # the host took no response of ours
         self.body.end()  # a handshake has none
 
     def start(self, status: int, headers: Iterable[tuple[str, str]], length: int | None) -> bool:
@@ -58,7 +61,7 @@ class AsgiHandshake(AsgiHttpExchange):
             super().finish()
         elif self._state == STARTED:
             self._state = FINISHED
-            self.outbox.put({"type": "websocket.close"}, FRAME_HEADER)  # before accepting: a refusal with 403
+            self.outbox.put(_REFUSE, FRAME_HEADER)
 
     def upgrade(self, subprotocol: str | None, headers: Iterable[tuple[str, str]]) -> WebSocketExchange:
         if self.gone:
@@ -93,10 +96,21 @@ class AsgiHandshake(AsgiHttpExchange):
         if self.websocket is None:
             super().lost(error)
         elif self._state != OVER:
-            self.over()
+            self.end()
             self.websocket.lost(error)
 
-    def over(self) -> None:
+    def failed(self, error: Exception) -> None:
+        current = self.outbox.current
+        refused = current is not None and current["type"].startswith(self.prefix) and not isinstance(error, OSError)
+        if refused and not self._refused:
+            logger.warning("the ASGI host announces websocket.http.response and does not take it: answered 403")
+            self._refused = True
+            self._state = FINISHED
+            self.outbox.replace(_REFUSE, FRAME_HEADER)
+        else:
+            super().failed(error)
+
+    def end(self) -> None:
         """The WebSocket has ended: so may the request's task."""
         self._state = OVER
         self._settle()
@@ -246,4 +260,4 @@ class AsgiWebSocket(WebSocketExchange):
 
     def _end(self) -> None:
         self._close_deadline.cancel()
-        self._handshake.over()
+        self._handshake.end()
