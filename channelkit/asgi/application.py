@@ -163,15 +163,15 @@ class ASGIApp:
         core.loop.prepare_context()
         token = current_timers.set(core.timers)
         try:
-            with exchange.handler_scope:
-                await run_handler(self._choose(core, scope), request, exchange)
-            core.handler_ended()
+            try:
+                with exchange.handler_scope:
+                    await run_handler(self._choose(core, scope), request, exchange)
+            finally:
+                current_timers.reset(token)
+                core.handler_ended()
             await exchange.complete()
         finally:
-            current_timers.reset(token)
-            if not exchange.over:
-                exchange.lost(None)  # cancelled by the host, which will not call us again
-                core.handler_ended()
+            exchange.lost(None)  # nothing new, unless the host cancelled us: then it will not call again
             core.ended(exchange)
 
     def _choose(self, core: AppCore, scope: Scope) -> Handler:

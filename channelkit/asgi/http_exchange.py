@@ -80,11 +80,6 @@ class AsgiHttpExchange(HttpExchange):
         self._read_on = core.loop.parking()
         self._over = core.loop.parking()
 
-    @property
-    def over(self) -> bool:
-        """Whether nothing more will happen on it."""
-        return self._state == OVER
-
     # -- the request's own task
 
     async def complete(self) -> None:
