@@ -20,6 +20,19 @@ from channelkit.wire.websocket_handshake import refusal_headers
 
 SERVER_ERROR = Response(500, {"Content-Type": "text/plain; charset=utf-8"}, "Internal Server Error\n")
 
+
+class Answered:
+    """The type of `ANSWERED`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<answered>"
+
+
+#: What a handler returns that has answered the request itself, by its exchange.
+ANSWERED = Answered()
+
 Handler = Callable[[Request], Awaitable[Any]]
 
 
@@ -59,6 +72,10 @@ async def answer(exchange: HttpExchange, result: Any) -> None:
                 channel.request,
                 type(result).__name__,
             )
+        return
+    if result is ANSWERED:
+        if not exchange.started:
+            raise HandlerError("the handler returned the answer of another request; this one has none")
         return
     if isinstance(result, Channel):
         raise HandlerError("the handler returned the channel of another request; return this request's own")

@@ -50,11 +50,10 @@ class AsgiHttpExchange(HttpExchange):
         "_working",
         "body",
         "handler_scope",
-        "outbox",
+        "queue",
         "scope",
     )
 
-    outbox: AsgiOutbox
     #: Of the messages that make a response.
     prefix = "http.response"
 
@@ -67,7 +66,7 @@ class AsgiHttpExchange(HttpExchange):
         self.gone = False
         self.body = RequestBody(core.loop, self._body_wanted, self._body_taken)
         self.handler_scope = anyio.CancelScope()
-        self.outbox = AsgiOutbox(core.loop, send, core.config.write_timeout, self)
+        self.outbox = self.queue = AsgiOutbox(core.loop, send, core.config.write_timeout, self)
         self._core = core
         self._receive = receive
         self._tasks = tasks
@@ -88,14 +87,14 @@ class AsgiHttpExchange(HttpExchange):
             if self._working:
                 await self._over.park()
             else:
-                await self.outbox.write()
+                await self.queue.write()
 
     def _work(self) -> None:
         """Something outlives the handler's steps: from now on one task reads from the host and one writes to it."""
         if not self._working:
             self._working = True
             self._tasks.start_soon(self._read)
-            self._tasks.start_soon(self.outbox.run)
+            self._tasks.start_soon(self.queue.run)
 
     # -- spi.Exchange
 
@@ -110,7 +109,7 @@ class AsgiHttpExchange(HttpExchange):
 
     def abort(self) -> None:
         if self._state != OVER:
-            self.outbox.close()
+            self.queue.close()
             self.loop.call_soon(self.lost, None)
 
     # -- spi.HttpExchange
@@ -142,7 +141,7 @@ class AsgiHttpExchange(HttpExchange):
                 pairs.append((_LENGTH, b"%d" % length))
         self._no_body = no_content or not self.body_allowed
         self._state = STARTED
-        self.outbox.put(
+        self.queue.put(
             {"type": f"{self.prefix}.start", "status": status, "headers": pairs},
             sum(len(name) + len(value) for name, value in pairs) + 1,
         )
@@ -158,12 +157,12 @@ class AsgiHttpExchange(HttpExchange):
     def write(self, wire: HttpWire) -> None:
         if wire.data and not self._no_body and self._state == STARTED:
             message = {"type": f"{self.prefix}.body", "body": wire.data, "more_body": True}
-            self.outbox.put(message, len(wire.data))
+            self.queue.put(message, len(wire.data))
 
     def finish(self) -> None:
         if self._state == STARTED:
             self._state = FINISHED
-            self.outbox.put({"type": f"{self.prefix}.body", "body": b"", "more_body": False}, 1)
+            self.queue.put({"type": f"{self.prefix}.body", "body": b"", "more_body": False}, 1)
 
     def channel_made(self, channel: Channel) -> None:
         self.channel = channel
@@ -171,6 +170,10 @@ class AsgiHttpExchange(HttpExchange):
             self._work()
         elif self.listener is not None:
             self.loop.call_soon(self.listener.lost, None)
+
+    def watch_client(self) -> None:
+        if self._state != OVER:
+            self._work()
 
     def upgrade(self, subprotocol: str | None, headers: Iterable[tuple[str, str]]) -> WebSocketExchange:
         """A host that knows WebSockets gives them a scope of their own; this one passed the handshake on as HTTP."""
@@ -219,7 +222,7 @@ class AsgiHttpExchange(HttpExchange):
             self.listener.lost(error)
 
     def _settle(self) -> None:
-        self.outbox.close()
+        self.queue.close()
         self._body_deadline.cancel()
         self._over.wake()
 
@@ -257,7 +260,7 @@ class AsgiHttpExchange(HttpExchange):
 
     def _last_is_out(self) -> bool:
         """Whether the host has got the end of the response: a host says "disconnect" then too."""
-        current = self.outbox.current
+        current = self.queue.current
         return self._state == OVER or (current is not None and current.get("more_body") is False)
 
     # -- the request's body

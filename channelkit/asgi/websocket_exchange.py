@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from channelkit._deadline import Deadline
 from channelkit._lifecycle import logger
 from channelkit.asgi.http_exchange import FINISHED, OVER, STARTED, WAITING, AsgiHttpExchange
-from channelkit.asgi.outbox import AsgiOutbox
 from channelkit.asgi.scope import Message, has_denial, header_pairs
 from channelkit.errors import BadRequest, HandlerError, NotAvailable
 from channelkit.spi import HttpWire, WebSocketExchange, WebSocketListener
@@ -61,7 +60,7 @@ class AsgiHandshake(AsgiHttpExchange):
             super().finish()
         elif self._state == STARTED:
             self._state = FINISHED
-            self.outbox.put(_REFUSE, FRAME_HEADER)
+            self.queue.put(_REFUSE, FRAME_HEADER)
 
     def upgrade(self, subprotocol: str | None, headers: Iterable[tuple[str, str]]) -> WebSocketExchange:
         if self.gone:
@@ -71,7 +70,7 @@ class AsgiHandshake(AsgiHttpExchange):
         pairs = [pair for pair in header_pairs(headers) if pair[0] not in _HANDSHAKE]
         self._state = FINISHED
         accept = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": pairs}
-        self.outbox.put(accept, FRAME_HEADER)
+        self.queue.put(accept, FRAME_HEADER)
         self.websocket = AsgiWebSocket(self)
         return self.websocket
 
@@ -100,13 +99,13 @@ class AsgiHandshake(AsgiHttpExchange):
             self.websocket.lost(error)
 
     def failed(self, error: Exception) -> None:
-        current = self.outbox.current
+        current = self.queue.current
         refused = current is not None and current["type"].startswith(self.prefix) and not isinstance(error, OSError)
         if refused and not self._refused:
             logger.warning("the ASGI host announces websocket.http.response and does not take it: answered 403")
             self._refused = True
             self._state = FINISHED
-            self.outbox.replace(_REFUSE, FRAME_HEADER)
+            self.queue.replace(_REFUSE, FRAME_HEADER)
         else:
             super().failed(error)
 
@@ -162,16 +161,15 @@ class _Wire:
 class AsgiWebSocket(WebSocketExchange):
     """Seam 2 over an accepted ASGI WebSocket."""
 
-    __slots__ = ("_close_deadline", "_close_sent", "_handshake", "_wants_room", "outbox", "paused")
+    __slots__ = ("_close_deadline", "_close_sent", "_handshake", "_wants_room", "paused", "queue")
 
     wire_format: Hashable = ("websocket", "asgi")
     listener: WebSocketListener
-    outbox: AsgiOutbox
 
     def __init__(self, handshake: AsgiHandshake) -> None:
         self.loop = handshake.loop
         self.config = handshake.config
-        self.outbox = handshake.outbox
+        self.outbox = self.queue = handshake.queue
         self.write = self._write
         self.paused = False
         self._handshake = handshake
@@ -206,7 +204,7 @@ class AsgiWebSocket(WebSocketExchange):
         return _Wire("bytes", message, len(message))
 
     def _write(self, wire: _Wire) -> None:
-        self.outbox.put({"type": "websocket.send", wire.key: wire.payload}, len(wire))
+        self.queue.put({"type": "websocket.send", wire.key: wire.payload}, len(wire))
 
     def ping(self, data: bytes) -> None:
         raise NotAvailable("ASGI has no pings for applications: the host sends its own (see its options)")
@@ -214,7 +212,7 @@ class AsgiWebSocket(WebSocketExchange):
     def close(self, code: int, reason: str) -> None:
         if not self._close_sent:
             self._close_sent = True
-            self.outbox.put({"type": "websocket.close", "code": code, "reason": reason}, FRAME_HEADER)
+            self.queue.put({"type": "websocket.close", "code": code, "reason": reason}, FRAME_HEADER)
             self._close_deadline.set(self.config.close_timeout)
             self.set_reading(True)  # what still arrives is discarded, and the host may go on
 
@@ -241,8 +239,8 @@ class AsgiWebSocket(WebSocketExchange):
 
     def disconnected(self, code: int, reason: str) -> None:
         """The host's word on how it ended."""
-        if self._close_sent and self.outbox.unsent:
-            current = self.outbox.current
+        if self._close_sent and self.queue.unsent:
+            current = self.queue.current
             if current is not None and current["type"] == "websocket.close":
                 return  # hosts say so while they take our close: `handed` is next
         if code == SERVICE_RESTART:
