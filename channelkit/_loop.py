@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -175,7 +176,13 @@ class Loop(ABC):
             self.fail(error)
 
     def spawn(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any, name: object = None) -> None:
-        """Start `function(*args)` as a task of the loop's group, in the caller's context."""
+        """Start `function(*args)` as a task of the loop's group, in the caller's context.
+
+        A callback set on a channel that outlived its server gets a task outside it: there is no other place any more.
+        """
+        if not self._open:
+            detach(partial(self._guarded_task, function, args))
+            return
         self.tasks += 1
         name = name if name is not None else getattr(function, "__qualname__", None)
         self._tasks.start_soon(self._run_task, function, args, name=name)
@@ -186,6 +193,12 @@ class Loop(ABC):
         finally:
             self.tasks -= 1
             self.look_idle()
+
+    async def _guarded_task(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
+        try:
+            await function(*args)
+        except Exception:
+            logger.exception("a task that outlived its server failed")
 
     def cancel_on_leaving(self) -> None:
         """When the body of `open_loop` ends, cancel the spawned tasks instead of waiting for them."""
@@ -444,7 +457,10 @@ def _trio_loop(tasks: TaskGroup, helpers: TaskGroup) -> Loop:
                     await self._driver.park()
 
         def _wake_driver(self) -> None:
-            self._driver.wake()
+            if self._open:
+                self._driver.wake()
+            else:  # the driver ends with the server; a late `on_close` may still come
+                self._token.run_sync_soon(self._run_calls)
 
         @trio.lowlevel.enable_ki_protection
         async def _keep_time(self) -> None:

@@ -37,6 +37,7 @@ class AsgiHttpExchange(HttpExchange):
     """Seam 2 over an ASGI `http` scope."""
 
     __slots__ = (
+        "_aborted",
         "_body_deadline",
         "_body_size",
         "_core",
@@ -72,6 +73,7 @@ class AsgiHttpExchange(HttpExchange):
         self._tasks = tasks
         self._state = WAITING
         self._no_body = False
+        self._aborted = False  # what the host gets is a 500, and the listener hears that all is lost
         self._wants_room = False
         self._working = False  # a task reads and one writes
         self._body_size = 0
@@ -108,9 +110,18 @@ class AsgiHttpExchange(HttpExchange):
         """A request's body is pulled by the handler; nothing else can arrive."""
 
     def abort(self) -> None:
-        if self._state != OVER:
+        """What the host has begun to send is left incomplete, so that it looks cut; else it becomes a 500."""
+        if self._state == OVER:
+            return
+        if self._state == WAITING or self._aborted or self.queue.begun:
             self.queue.close()
             self.loop.call_soon(self.lost, None)
+        else:
+            self._aborted = True
+            self._state = FINISHED
+            head = {"type": f"{self.prefix}.start", "status": 500, "headers": [(_LENGTH, b"0")]}
+            self.queue.replace(head, 1)
+            self.queue.put({"type": f"{self.prefix}.body", "body": b"", "more_body": False}, 1)
 
     # -- spi.HttpExchange
 
@@ -188,7 +199,7 @@ class AsgiHttpExchange(HttpExchange):
         if self._state == OVER:
             return
         if message["type"] == f"{self.prefix}.body" and not message["more_body"]:
-            self._complete()
+            self.lost(None) if self._aborted else self._complete()
         elif self._wants_room and self.listener is not None:
             self._wants_room = False
             self.listener.room()

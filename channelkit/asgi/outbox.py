@@ -45,6 +45,7 @@ class AsgiOutbox:
         "_scope",
         "_send",
         "_timeout",
+        "begun",
         "closed",
         "current",
         "unsent",
@@ -53,6 +54,7 @@ class AsgiOutbox:
     def __init__(self, loop: Loop, send: Send, write_timeout: float, owner: Owner) -> None:
         self.unsent = 0
         self.closed = False  # nothing more is taken or handed on
+        self.begun = False  # the host has got something
         self.current: Message | None = None  # what the host is taking now
         self._owner = owner
         self._send = send
@@ -98,6 +100,7 @@ class AsgiOutbox:
         while self._queue:
             message, size = self._take()
             self.current = message
+            self.begun = True
             # The host does not show progress inside a message, so a big one gets its time for every piece.
             self._deadline.set(self._timeout * (1 + size // PIECE))
             try:

@@ -107,7 +107,6 @@ class WebSocketConnection(WebSocketExchange):
             return
         self._close_sent = code
         self._link.write(self._codec.close(code, reason))
-        self._held = None
         self._deadline.set(self.config.close_timeout)
         self.set_reading(True)  # for the reply; what else arrives is discarded
 
