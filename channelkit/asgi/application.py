@@ -80,7 +80,7 @@ class ASGIApp:
         return f"<ASGIApp of {self._handler!r}>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one scope, as ASGI 3 has it.  Cancelled by the host, the channel ends as if its client had gone."""
+        """Serve one scope, as ASGI 3 has it.  Cancelled by the host, a channel ends with 1001."""
         kind = scope["type"]
         if kind == "http":
             await self._serve(AsgiHttpExchange, scope, receive, send)
@@ -171,7 +171,7 @@ class ASGIApp:
                 core.handler_ended()
             await exchange.complete()
         finally:
-            exchange.lost(None)  # nothing new, unless the host cancelled us: then it will not call again
+            exchange.given_up()
             core.ended(exchange)
 
     def _choose(self, core: AppCore, scope: Scope) -> Handler:

@@ -86,7 +86,7 @@ class AsgiHttpExchange(HttpExchange):
     async def complete(self) -> None:
         """Wait until the response is complete or the client gone.  A plain answer is handed over from here."""
         while self._state != OVER:
-            if self._working:
+            if self._working or not self.queue.waiting:
                 await self._over.park()
             else:
                 await self.queue.write()
@@ -231,6 +231,12 @@ class AsgiHttpExchange(HttpExchange):
         self.body.fail(BadRequest(400, "the client went away before its request was complete"))
         if self.listener is not None:
             self.listener.lost(error)
+
+    def given_up(self) -> None:
+        """The request's task ends.  That is news only if the host has cancelled it: then it is the host's doing."""
+        if self._state != OVER:
+            self.going_away(now=True)
+            self.lost(None)
 
     def _settle(self) -> None:
         self.queue.close()

@@ -64,6 +64,11 @@ class AsgiOutbox:
         self._deadline = Deadline(loop, owner.stalled)
         self._scope: anyio.CancelScope | None = None
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to hand over."""
+        return bool(self._queue)
+
     def put(self, message: Message, size: int) -> None:
         """Accept `message`; `size` is what it counts in `unsent`."""
         if not self.closed:
