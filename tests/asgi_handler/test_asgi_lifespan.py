@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from channelkit import ASGIHandler, ConfigError, LifespanFailed, Request, Server, run_server, serve
+from channelkit import ASGIHandler, ConfigError, HandlerError, LifespanFailed, Request, Server, run_server, serve
 from channelkit.server.lifespan import living
 from channelkit.testing import clock
 
@@ -237,6 +237,16 @@ def test_a_second_life(backend: Any) -> None:
         server = run_server(handler, port=0, backend=backend)
         assert ask(server).endswith(b"[('count', [1]), ('own', True)]")
         server.stop()
+
+
+def test_two_servers_at_a_time(backend: Any) -> None:
+    """They would share one state: the second is refused, and the first goes on."""
+    handler = ASGIHandler(Site())
+    server = run_server(handler, port=0, backend=backend)
+    with pytest.raises(HandlerError, match="for each server"):
+        run_server(handler, port=0, backend=backend)
+    assert ask(server).startswith(b"HTTP/1.1 200")
+    server.stop()
 
 
 @pytest.mark.parametrize("lifespan", [5, lambda: 5])
