@@ -152,6 +152,7 @@ class ASGIApp:
                 assert home.core is not None
                 exchange = kind(home.core, scope, receive, send, tasks)
                 await self._answer(home.core, scope, exchange)
+                await exchange.linger()
                 tasks.cancel_scope.cancel()  # the one that reads: nothing more is expected
         finally:
             home.release()
