@@ -70,10 +70,10 @@ class AsgiOutbox:
         return bool(self._queue)
 
     def put(self, message: Message, size: int) -> None:
-        """Accept `message`; `size` is what it counts in `unsent`."""
+        """Accept `message`; `size` is what it counts in `unsent`.  Once closed it counts, and goes nowhere."""
+        self.unsent += size
         if not self.closed:
             self._queue.append((message, size))
-            self.unsent += size
             self._parking.wake()
 
     def replace(self, message: Message, size: int) -> None:

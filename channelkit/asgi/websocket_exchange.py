@@ -104,8 +104,10 @@ class AsgiHandshake(AsgiHttpExchange):
 
     def failed(self, error: Exception) -> None:
         current = self.queue.current
-        refused = current is not None and current["type"].startswith(self.prefix) and not isinstance(error, OSError)
-        if refused and not self._refused:
+        gone = isinstance(error, OSError)
+        if self.websocket is not None and gone and self._state != OVER:
+            self.websocket.cannot_send()
+        elif self.websocket is None and not gone and not self._refused and _is_denial(current):
             logger.warning("the ASGI host announces websocket.http.response and does not take it: answered 403")
             self._refused = True
             self._state = FINISHED
@@ -161,6 +163,10 @@ class AsgiHandshake(AsgiHttpExchange):
             super().going_away(now)
 
 
+def _is_denial(message: Message | None) -> bool:
+    return message is not None and message["type"].startswith(AsgiHandshake.prefix)
+
+
 class _Wire:
     """The wire form of one message: what the host gets, and what it weighs."""
 
@@ -192,7 +198,7 @@ class AsgiWebSocket(WebSocketExchange):
         self._handshake = handshake
         self._wants_room = False
         self._close_sent = False
-        self._close_deadline = Deadline(self.loop, self.abort)
+        self._close_deadline = Deadline(self.loop, self._late)
 
     # -- spi.Exchange
 
@@ -266,9 +272,24 @@ class AsgiWebSocket(WebSocketExchange):
         elif code != ABNORMAL and not self._close_sent:
             self.listener.closed_by_peer(code, reason)
             self._end()
-            self.listener.finished()
+            if self.queue.unsent:
+                self.listener.lost(None)
+            else:
+                self.listener.finished()
             return
         self.lost(None)
+
+    def cannot_send(self) -> None:
+        """The host says that the client is gone.  How it went, and what it said before, comes by `receive`."""
+        self.queue.close()
+        self._close_deadline.set(self.config.close_timeout)
+
+    def _late(self) -> None:
+        """No answer to our close, or no word on how the client went; but a receiver that is slow gets its time."""
+        if self.paused:
+            self._close_deadline.set(self.config.close_timeout)
+        else:
+            self.abort()
 
     def lost(self, error: Exception | None) -> None:
         self._end()

@@ -20,6 +20,7 @@ class Call:
         self.scope = scope
         self.sent: list[dict[str, Any]] = []
         self.error: BaseException | None = None
+        self.gone = False  # the application was told that its client is
         self.returned = anyio.Event()
         self.cancel_scope = anyio.CancelScope()
         self.refuses: dict[str, Exception] = {}  # by type
@@ -44,6 +45,8 @@ class Call:
         while self.blocked is not None and message["type"].endswith(self.blocked):
             await self._wait()
         self.sent.append(dict(message))
+        if message["type"] == "websocket.close" and not self.returned.is_set():
+            self.say("websocket.disconnect", code=1006)  # as hosts do, also when it was a refusal
         self._news.set()
 
     async def _wait(self) -> None:
@@ -52,6 +55,7 @@ class Call:
 
     def say(self, kind: str, **fields: Any) -> None:
         """Something comes from the client, or of it."""
+        self.gone = self.gone or kind.endswith("disconnect")
         self._say.send_nowait({"type": kind, **fields})
 
     async def until(self, condition: Callable[[list[dict[str, Any]]], Any]) -> None:
@@ -106,7 +110,7 @@ async def calling(app: ASGIApp, kind: str = "http", path: str = "/", **scope: An
         try:
             yield call
         finally:
-            if not call.returned.is_set():
+            if not call.returned.is_set() and not call.gone:
                 call.say("websocket.disconnect" if kind == "websocket" else "http.disconnect")
             with anyio.move_on_after(60) as patience:
                 await call.returned.wait()
