@@ -23,6 +23,8 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
+from channelkit._tally import Tally
+
 logger = logging.getLogger("channelkit")
 
 LAST_TURNS = 64  # rounds of calls that calls queued, when the loop ends
@@ -101,6 +103,8 @@ class Loop(ABC):
         #: Callbacks of channels that are being awaited now; a server that stops gives them their time.
         self.callbacks = 0
         self._callbacks_done: Parking | None = None
+        #: What the limits and timeouts of this loop's host have done.
+        self.tally = Tally(self.time)
 
     @property
     def in_loop_thread(self) -> bool:
