@@ -556,6 +556,7 @@ class Listener:
 
     def _turn_away(self, sock: socket.socket, peer: Any) -> None:
         """Tell why, as far as that costs nothing: a connection that was turned away must leave no work behind."""
+        self._reactor.loop.tally.hit("max_connections_per_address", f"one more from {peer[0]} was turned away")
         sock.setblocking(False)
         try:
             sock.send(self._busy)
@@ -563,7 +564,6 @@ class Listener:
         except OSError:
             pass
         sock.close()
-        self._reactor.loop.tally.hit("max_connections_per_address", f"one more from {peer[0]} was turned away")
 
     def _adopt(self, sock: socket.socket) -> None:
         try:
