@@ -146,7 +146,7 @@ def counts(host: Host) -> dict[str, int]:
     ],
 )
 def test_a_timeout(host: Host, option: str, sent: bytes, status: int | None) -> None:
-    """9110-15.5.9-timeout: what does not arrive in time is 408, silence is nothing, and either is the end and counted."""
+    """9110-15.5.9-timeout: what is late is 408, silence is nothing; either is the end, and counted."""
     peer = host.serve(read_all, **{option: 0.05}).connect()  # type: ignore[arg-type]
     peer.send(sent)
     if status is not None:
@@ -193,7 +193,7 @@ def test_max_connections(host: Host) -> None:
 
 
 def test_max_connections_per_address(host: Host, caplog: pytest.LogCaptureFixture) -> None:
-    """9110-15.6.4-busy: one too many from one address is told 503; another address is served; places become free again."""
+    """9110-15.6.4-busy: one too many from an address is told 503, others are served; places become free."""
     host.serve(read_all, max_connections_per_address=2, linger_timeout=0.05)
     first, second = host.connect(source="127.0.0.2"), host.connect(source="127.0.0.2")
     assert [first.ask().status, second.ask().status] == [200, 200]

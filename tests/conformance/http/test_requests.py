@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.conformance.http.streams import chunked, post, request
+
 if TYPE_CHECKING:
     from tests.server.conftest import Host, Peer
 
@@ -28,19 +30,6 @@ class Row:
     status: int = 200
     seen: Mapping[str, Any] = field(default_factory=dict)  # of what the handler got
     closes: bool = False  # although it was served
-
-
-def request(*lines: str, start: str = "GET / HTTP/1.1", host: str | None = "a", body: bytes = b"") -> bytes:
-    fields = ([] if host is None else [f"Host: {host}"]) + list(lines)
-    return "\r\n".join([start, *fields, "", ""]).encode("latin-1") + body
-
-
-def post(*lines: str, body: bytes = b"", version: str = "1.1") -> bytes:
-    return request(*lines, start=f"POST / HTTP/{version}", body=body)
-
-
-def chunked(body: bytes, *lines: str) -> bytes:
-    return post("Transfer-Encoding: chunked", *lines, body=body)
 
 
 def served(clause: str, raw: bytes, closes: bool = False, **seen: Any) -> Row:

@@ -14,7 +14,7 @@ import pytest
 from channelkit._loop import Loop, open_loop
 from channelkit.config import Config
 from channelkit.server.pump.link import Link
-from channelkit.server.pump.reactor import _place, HUP, IN, OUT, RDHUP, Reactor
+from channelkit.server.pump.reactor import HUP, IN, OUT, RDHUP, Reactor, _place
 from channelkit.testing import clock
 
 Body = Callable[[Loop, "FakePoller", Reactor], Any]
