@@ -33,12 +33,14 @@ HOST_OPTIONS = frozenset(
         "max_headers",
         "read_ahead",
         "max_connections",
+        "max_connections_per_address",
         "head_timeout",
         "keep_alive_timeout",
         "pong_timeout",
         "linger_timeout",
         "half_closed_timeout",
         "half_closed",
+        "lifespan_timeout",
     }
 )
 

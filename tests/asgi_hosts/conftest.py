@@ -17,7 +17,6 @@ from hosting import table as tables
 from hosting.clients import Client
 from hosting.processes import HOSTS, Host, Process, until
 
-
 _numbers = itertools.count()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from urllib.parse import quote
 
 import pytest
-
 from hosting.clients import Closed, Refused
 from hosting.processes import until
 
