@@ -217,6 +217,11 @@ class WebSocketExchange(Exchange):
     #: `write(wire)` sends one message in its wire form; an attribute, so that a host may give its fastest.
     write: Callable[[Any], None]
 
+    @property
+    def unread(self) -> int:
+        """Whole messages that came after our own close and were passed over, as far as the host counts them."""
+        return 0
+
     @abstractmethod
     def ping(self, data: bytes) -> None:
         """Send a ping of at most 125 bytes."""

@@ -61,6 +61,11 @@ class Server:
         """How many connections are open now."""
         return len(self._core.connections) if self._core is not None else 0
 
+    @property
+    def limits_hit(self) -> dict[str, int]:
+        """How often peers have run into a limit or timeout so far, by its name among the options."""
+        return dict(self._core.tally.counts) if self._core is not None else {}
+
     def stop(self, timeout: float = 0.1) -> None:
         """Stop, and wait until it has stopped.  For any thread but the loop's own; there use `stop_soon`.
 

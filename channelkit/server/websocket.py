@@ -11,21 +11,29 @@ from typing import TYPE_CHECKING
 
 from channelkit._deadline import Deadline
 from channelkit.spi import WebSocketExchange, WebSocketListener
-from channelkit.wire.websocket_frames import (
+from channelkit.wire.deflate import Agreement, ContextDeflate, LoneDeflate
+from channelkit.wire.websocket_codec import (
     CloseReceived,
     Failure,
     PingReceived,
     PongReceived,
     WebSocketCodec,
 )
+from channelkit.wire.websocket_frames import binary_frame, text_frame
 
 if TYPE_CHECKING:
     from channelkit.server.core import ServerCore
     from channelkit.server.pump.link import Link
 
 MESSAGES_PER_TURN = 64
+PLAIN: Hashable = ("websocket", "frames")
+_LIMITS = {1008: "max_fragments", 1009: "max_ws"}  # what fails with these codes
 
 Event = str | bytes | PingReceived | PongReceived | CloseReceived | Failure
+
+
+def _messages(events: list[Event] | None) -> int:
+    return sum(type(event) is str or type(event) is bytes for event in events or ())
 
 
 class WebSocketConnection(WebSocketExchange):
@@ -41,26 +49,45 @@ class WebSocketConnection(WebSocketExchange):
         "_over",
         "_paused",
         "_pinged",
+        "_skipped",
+        "binary",
+        "text",
+        "wire_format",
     )
 
-    wire_format: Hashable = ("websocket", "frames")
     listener: WebSocketListener
 
-    def __init__(self, core: ServerCore, link: Link) -> None:
+    def __init__(self, core: ServerCore, link: Link, deflate: Agreement | None) -> None:
         self._core = core
         self._link = self.outbox = link
         self.write = link.write
         self.loop = core.loop
         self.config = core.config
-        self._codec = WebSocketCodec(core.config.max_ws)
+        self._codec = WebSocketCodec(core.config.max_ws, max_fragments=core.config.max_fragments, deflate=deflate)
+        self.text, self.binary, self.wire_format = text_frame, binary_frame, PLAIN
+        if deflate is not None:
+            self._compress(deflate)
         self._held: list[Event] | None = None  # parsed, waiting until reading goes on
         self._paused = False
         self._pinged = False
+        self._skipped = 0  # messages that were parsed, and held, when we closed
         self._over = False  # the listener has had its last call, or must hear no more messages
         self._close_sent: int | None = None
         self._deadline = Deadline(core.loop, self._expired)
         self._deadline.set(core.config.ping_interval)
         core.connections.add(self)
+
+    def _compress(self, deflate: Agreement) -> None:
+        """With context takeover frames are compressed as they go out, since each may refer to those before it.
+
+        Without it they are compressed when they are encoded, once for all members of a group that agreed on the same.
+        """
+        if deflate.server_takeover:
+            link, compress = self._link, ContextDeflate(deflate).frame
+            self.write = lambda frame: link.write(compress(frame))
+        else:
+            lone = LoneDeflate(deflate)
+            self.text, self.binary, self.wire_format = lone.text, lone.binary, lone.wire_format
 
     def begin(self, rest: bytes, eof: bool) -> None:
         """Go on where HTTP stopped; `rest` came in the same packets as the handshake."""
@@ -96,8 +123,9 @@ class WebSocketConnection(WebSocketExchange):
 
     # -- spi.WebSocketExchange
 
-    text = staticmethod(WebSocketCodec.text)
-    binary = staticmethod(WebSocketCodec.binary)
+    @property
+    def unread(self) -> int:
+        return self._skipped + _messages(self._held) + self._codec.skipped
 
     def ping(self, data: bytes) -> None:
         self._link.write(self._codec.ping(data))
@@ -107,6 +135,7 @@ class WebSocketConnection(WebSocketExchange):
             return
         self._close_sent = code
         self._link.write(self._codec.close(code, reason))
+        self._skipped = _messages(self._held)
         self._held = None
         self._deadline.set(self.config.close_timeout)
         self.set_reading(True)  # for the reply; what else arrives is discarded
@@ -181,6 +210,8 @@ class WebSocketConnection(WebSocketExchange):
         self._finish()
 
     def _failed(self, event: Failure) -> None:
+        if event.code in _LIMITS:
+            self._core.tally.hit(_LIMITS[event.code])
         if self._close_sent is None:
             self._link.write(self._codec.fail(event))
             self.listener.failed(event.code, event.detail)
@@ -218,11 +249,13 @@ class WebSocketConnection(WebSocketExchange):
         """Silence for `ping_interval`: ping.  Still silence for `pong_timeout`: gone.  Any byte is life."""
         link = self._link
         if self._close_sent is not None:
+            self._core.tally.hit("close_timeout")
             link.abort()
         elif self._paused or link.alive:
             link.alive = self._pinged = False
             self._deadline.set(self.config.ping_interval)
         elif self._pinged:
+            self._core.tally.hit("pong_timeout")
             link.abort()
         else:
             self._pinged = True
