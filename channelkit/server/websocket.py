@@ -94,7 +94,8 @@ class WebSocketConnection(WebSocketExchange):
         if rest:
             self._codec.receive(rest)
         if rest or eof:
-            self.loop.call_soon(self._begin_later, eof)
+            # One turn later than the channel's on_open, so that these frames find what all others find.
+            self.loop.call_soon(self.loop.call_soon, self._begin_later, eof)
 
     def _begin_later(self, eof: bool) -> None:
         if self._deliver():
