@@ -40,10 +40,12 @@ class WebSocketConnection(WebSocketExchange):
     """Seam 2 over one upgraded connection."""
 
     __slots__ = (
+        "_begun",
         "_close_sent",
         "_codec",
         "_core",
         "_deadline",
+        "_eof",
         "_held",
         "_link",
         "_over",
@@ -68,7 +70,9 @@ class WebSocketConnection(WebSocketExchange):
         if deflate is not None:
             self._compress(deflate)
         self._held: list[Event] | None = None  # parsed, waiting until reading goes on
+        self._begun = False  # on_open has had its turn, frames may be handled
         self._paused = False
+        self._eof = False  # the client's FIN was read before its handshake was answered
         self._pinged = False
         self._skipped = 0  # messages that were parsed, and held, when we closed
         self._over = False  # the listener has had its last call, or must hear no more messages
@@ -93,15 +97,16 @@ class WebSocketConnection(WebSocketExchange):
         """Go on where HTTP stopped; `rest` came in the same packets as the handshake."""
         if rest:
             self._codec.receive(rest)
-        if rest or eof:
-            # One turn later than the channel's on_open, so that these frames find what all others find.
-            self.loop.call_soon(self.loop.call_soon, self._begin_later, eof)
+        if eof:
+            self._eof = True
+            self._deadline.set(self.config.half_closed_timeout)
+        # One turn later than the channel's on_open, so that the first frames find what all others find.
+        self.loop.call_soon(self.loop.call_soon, self._begin_later)
 
-    def _begin_later(self, eof: bool) -> None:
-        if self._deliver():
-            self.loop.call_soon(self._begin_later, eof)
-        elif eof and not self._over:
-            self.eof_received()
+    def _begin_later(self) -> None:
+        self._begun = True
+        if self.resume():
+            self.loop.call_soon(self._begin_later)
 
     # -- spi.Exchange
 
@@ -148,11 +153,14 @@ class WebSocketConnection(WebSocketExchange):
         return self._deliver()
 
     def resume(self) -> bool:
-        return self._deliver()
+        more = self._deliver()
+        if self._eof and not (more or self._paused or self._over):
+            self.eof_received()
+        return more
 
     def _deliver(self) -> bool:
         """Hand over what is parsed; True if more is buffered than one turn may take."""
-        if self._paused or self._over:
+        if self._paused or self._over or not self._begun:
             return False
         if self._held is not None:
             events, self._held = self._held, None
@@ -251,6 +259,8 @@ class WebSocketConnection(WebSocketExchange):
         link = self._link
         if self._close_sent is not None:
             self._core.tally.hit("close_timeout")
+            link.abort()
+        elif self._eof:
             link.abort()
         elif self._paused or link.alive:
             link.alive = self._pinged = False

@@ -418,16 +418,19 @@ class WebSocketCodec:
     binary = staticmethod(binary_frame)
 
     def ping(self, payload: bytes = b"") -> bytes:
-        """A ping frame; b"" once closing has begun.  ValueError above 125 bytes (RFC 6455 5.5)."""
+        """A ping frame; b"" behind our close frame.  ValueError above 125 bytes (RFC 6455 5.5)."""
         return self._unless_closing(Ping(payload))
 
     def pong(self, payload: bytes) -> bytes:
-        """A pong frame; b"" once closing has begun.  ValueError above 125 bytes (RFC 6455 5.5)."""
+        """A pong frame, also for a ping whose close frame was read with it; b"" behind our own close frame.
+
+        ValueError above 125 bytes (RFC 6455 5.5).
+        """
         return self._unless_closing(Pong(payload))
 
     def _unless_closing(self, event: Ping | Pong) -> bytes:
         frame = control_frame(event)
-        return frame if self._state == OPEN else b""
+        return b"" if self._state == CLOSING else frame
 
     def close(self, code: int | None, reason: str = "") -> bytes:
         """Our close frame, with no payload for None.  From now on only the peer's close frame counts.

@@ -19,6 +19,7 @@ import pytest
 
 from channelkit import Channel, CloseInfo, CloseStatus, Request, Server, run_server
 from channelkit.config import ServerOptions
+from channelkit.server.core import ServerCore
 
 T = TypeVar("T")
 Backend = Literal["asyncio", "trio"]
@@ -214,6 +215,12 @@ class Host:
         options.setdefault("port", 0)
         self.server = run_server(handler, backend=self.backend, **options)
         return self
+
+    @property
+    def core(self) -> ServerCore:
+        assert self.server is not None
+        assert self.server._core is not None
+        return self.server._core
 
     def connect(self, receive_buffer: int | None = None) -> Peer:
         peer = Peer(self.port, receive_buffer)

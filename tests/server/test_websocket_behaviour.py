@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
+import threading
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
 from channelkit import Channel, ChannelClosed, CloseStatus, Request, as_channel, reject, with_channel
@@ -434,6 +436,30 @@ def test_receive_after_the_end(host: Host) -> None:
     peer.upgrade(more=peer.frame(TEXT, b"a") + peer.frame(BINARY, b"b") + peer.frame(CLOSE, code(1000)))
     assert peer.read_frame() == (0x88, code(1000))
     host.until(lambda: got == ["a", b"b", 1000])
+
+
+def test_messages_and_fin_with_the_handshake(host: Host) -> None:
+    """What came with the handshake and the client's FIN is received by a slow reader too; then the end is abnormal."""
+    got: list[str] = []
+    may_open = threading.Event()
+
+    async def handler(request: Request) -> None:
+        while not may_open.is_set():
+            await anyio.sleep(0.001)
+        async with with_channel(request) as channel:
+            channel.on_close(lambda status: host.closed(channel, status))
+            async for message in channel:
+                got.append(message)
+                await anyio.sleep(0.001)
+
+    peer = host.serve(handler, max_inbox=2).connect()
+    peer.send(peer.handshake() + b"".join(peer.frame(TEXT, b"%d" % number) for number in range(20)))
+    peer.fin()
+    connection = host.until(lambda: next(iter(host.core.connections), None))
+    host.until(lambda: getattr(connection, "_eof", False))
+    may_open.set()
+    assert host.end().code == 1006
+    host.until(lambda: got == [str(number) for number in range(20)])
 
 
 def test_a_client_that_vanishes(host: Host) -> None:

@@ -65,7 +65,10 @@ class Echo:
             hard_mark=1 << 26,
         )
 
-    async def _handle(self, request: Request) -> Channel:
+    async def _handle(self, request: Request) -> Channel | str:
+        if not request.is_websocket:
+            return "a plain request"
+
         def receive(channel: Channel, message: Any) -> None:
             channel.send_nowait(message)
 

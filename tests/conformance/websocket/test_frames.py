@@ -133,6 +133,8 @@ CONTROLS = [
         b"".join(frame(PING, b"%d" % i) for i in range(10)),
         tuple((FIN | PONG, b"%d" % i) for i in range(10)),
     ),
+    Row("5.5.2 pong", "ping, then close", frame(PING, b"p") + BYE, ((FIN | PONG, b"p"), closed(1000))),
+    Row("5.5.2 pong", "ping, then a violation", frame(PING, b"p") + b"\x83\x80", ((FIN | PONG, b"p"), closed(1002))),
     Row("5.5.3 unsolicited pong", "empty", frame(PONG)),
     Row("5.5.3 unsolicited pong", "with a payload", frame(PONG, b"unasked")),
     Row("5.5.3 unsolicited pong", "then a ping", frame(PONG, b"un") + frame(PING, b"p"), ((FIN | PONG, b"p"),)),
