@@ -37,7 +37,7 @@ from channelkit.testing.plans import (
 )
 from channelkit.testing.strategies import BYTES, CODES, PEER_CODES, TEXTS
 
-STREAMS: tuple[TransportName, ...] = ("websocket", "raw", "sse", "ndjson")
+STREAMS: tuple[TransportName, ...] = ("websocket", "deflate", "raw", "sse", "ndjson")
 PAYLOADS: tuple[Payload, ...] = (*TEXTS, *BYTES, "x" * 70_000, b"\xff" * 1_000_000)
 WIDE = Limits(soft_mark=65536, hard_mark=1 << 20, max_inbox=1024, max_inbox_bytes=1 << 20)
 SLOW = (Manner("stop_reading"), Pause(5.0), Manner("resume_reading"))
