@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from channelkit import CloseStatus, Deflate
+from channelkit import Channel, CloseStatus, Deflate, Group, Request, as_channel
 from channelkit.config import Config
 from channelkit.errors import ConfigError
 from tests.conformance.websocket.rows import (
@@ -33,7 +33,7 @@ from tests.conformance.websocket.rows import (
     ids,
     play,
 )
-from tests.server.conftest import Peer
+from tests.server.conftest import Host, Peer
 
 frame = Peer.frame
 TAIL = b"\0\0\xff\xff"
@@ -448,6 +448,39 @@ def test_small_messages_are_not_compressed(echo_with: EchoWith) -> None:
     assert peer.read_frame() == (FIN | PONG, b"x" * 100)
     assert peer.read_frame() == closed(1000, b"x" * 100)
     echo.let_go()
+
+
+def test_a_group_of_all_kinds(host: Host) -> None:
+    """Each member gets every message by its own agreement; those that agreed on no takeover alike share the bytes."""
+    group = Group()
+
+    async def handler(request: Request) -> Channel:
+        return as_channel(request, on_open=group.add)
+
+    host.serve(handler, compression=Deflate(threshold=10))
+    lone = "; server_no_context_takeover"
+    offers = [None, "", "", lone, lone, lone + "; server_max_window_bits=9"]
+    members: list[tuple[Peer, Client | None]] = []
+    for offer in offers:
+        peer = host.connect()
+        reply = peer.upgrade(*([] if offer is None else [OFFER + offer]))
+        members.append((peer, None if offer is None else Client(reply.get("sec-websocket-extensions"))))
+        host.until(lambda: len(group) == len(members))
+    for number in range(5):
+        message = f"{number} is a message for all, for all, for all"
+        assert host.call(group.send_nowait, message) == len(offers)
+        seen: list[bytes] = []
+        for peer, client in members:
+            first, payload = peer.read_frame()
+            seen.append(payload)
+            assert (first, payload) == text(message.encode()) if client is None else first == FIN | RSV1 | TEXT
+            if client is not None:
+                assert client.inflate((first, payload)) == text(message.encode())
+        assert seen[1] == seen[2]  # what they got before was the same
+        assert seen[3] == seen[4]
+        assert number == 0 or len(seen[1]) < len(seen[3]) < len(seen[0])
+    formats = [host.call(lambda channel=channel: channel._wire_format) for channel in group]
+    assert formats[0] == formats[1] == formats[2] != formats[3] == formats[4] != formats[5]
 
 
 @pytest.mark.parametrize(
