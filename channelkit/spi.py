@@ -84,7 +84,7 @@ class WebSocketListener(Listener, Protocol):
         """The peer's close frame came first; the reply is on its way.  1005 when it had no code."""
 
     def confirmed(self) -> None:
-        """The peer answered our close frame with its code: it has seen all before it."""
+        """The peer has shown that it read all before our close frame, and has closed too."""
 
     def failed(self, code: int, detail: str) -> None:
         """The peer broke the protocol; the close frame with `code` is on its way."""

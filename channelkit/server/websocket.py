@@ -7,6 +7,7 @@ handshake (RFC 6455 7), pings for liveness, and what each end of the link means.
 from __future__ import annotations
 
 from collections.abc import Hashable
+from secrets import token_bytes
 from typing import TYPE_CHECKING
 
 from channelkit._deadline import Deadline
@@ -40,6 +41,7 @@ class WebSocketConnection(WebSocketExchange):
     """Seam 2 over one upgraded connection."""
 
     __slots__ = (
+        "_all_read",
         "_begun",
         "_close_sent",
         "_codec",
@@ -51,6 +53,7 @@ class WebSocketConnection(WebSocketExchange):
         "_over",
         "_paused",
         "_pinged",
+        "_question",
         "_skipped",
         "binary",
         "text",
@@ -77,6 +80,8 @@ class WebSocketConnection(WebSocketExchange):
         self._skipped = 0  # messages that were parsed, and held, when we closed
         self._over = False  # the listener has had its last call, or must hear no more messages
         self._close_sent: int | None = None
+        self._question: bytes | None = None  # in the ping before our close frame
+        self._all_read = False  # the peer has answered it: it has read all that we sent
         self._deadline = Deadline(core.loop, self._expired)
         self._deadline.set(core.config.ping_interval)
         core.connections.add(self)
@@ -140,7 +145,9 @@ class WebSocketConnection(WebSocketExchange):
         if self._over or self._close_sent is not None:
             return
         self._close_sent = code
-        self._link.write(self._codec.close(code, reason))
+        # A close frame that comes back with our code may be an answer or have crossed ours; a pong to this cannot.
+        self._question = token_bytes(4)
+        self._link.write(self._codec.ping(self._question) + self._codec.close(code, reason))
         self._skipped = _messages(self._held)
         self._held = None
         self._deadline.set(self.config.close_timeout)
@@ -197,7 +204,7 @@ class WebSocketConnection(WebSocketExchange):
             if self._close_sent is None:
                 self._pong(event.payload)
         elif isinstance(event, PongReceived):
-            self._ponged()
+            self._ponged(event.payload)
         elif isinstance(event, CloseReceived):
             self._close_received(event)
         elif isinstance(event, Failure):
@@ -213,7 +220,7 @@ class WebSocketConnection(WebSocketExchange):
         if self._close_sent is None:
             self._link.write(self._codec.reply(event))
             self.listener.closed_by_peer(event.code, event.reason)
-        elif event.code == self._close_sent and not self._link.unsent:
+        elif self._all_read:
             self._over = True
             self.listener.confirmed()
         self._finish()
@@ -233,9 +240,17 @@ class WebSocketConnection(WebSocketExchange):
         self._link.finish()
 
     def eof_received(self) -> None:
-        """TCP ended without a close frame: nobody said goodbye (RFC 6455 7.1.5: 1006)."""
-        if not self._over and self._close_sent != 0:
+        """TCP ended without a close frame: nobody said goodbye (RFC 6455 7.1.5: 1006).
+
+        What was written in this turn still leaves if it can, for a peer that only ended its own direction.
+        """
+        if self._over or self._close_sent == 0:
+            return
+        self._link.flush()
+        if self._link.unsent or self._close_sent is not None:
             self._link.abort()
+        else:
+            self._finish()
 
     def wrote(self) -> None:
         if not self._over:
@@ -273,9 +288,11 @@ class WebSocketConnection(WebSocketExchange):
             link.write(self._codec.ping(b""))
             self._deadline.set(self.config.pong_timeout)
 
-    def _ponged(self) -> None:
+    def _ponged(self, payload: bytes) -> None:
         """The silence that follows is counted from here, or pings would be `pong_timeout` further apart."""
-        if self._pinged and self._close_sent is None:
+        if self._close_sent is not None:
+            self._all_read = self._all_read or payload == self._question
+        elif self._pinged:
             self._link.alive = self._pinged = False
             self._deadline.set(self.config.ping_interval)
 

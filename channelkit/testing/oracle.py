@@ -291,8 +291,8 @@ def delivery(trace: Trace) -> None:
 def _delivered_by_us(trace: Trace) -> None:
     info = trace.info
     assert info is not None
-    crossed = trace.peer_closed_first is True  # the documented exception: crossing closes look like a confirmation
-    if info.delivered is True and not crossed:
+    crossed = trace.peer_closed_first is True
+    if info.delivered is True:
         _demand(trace.plan.is_websocket, "G10", "only a WebSocket can confirm", trace)
         _demand(_all_arrived(trace), "G10", f"delivered, and yet {_difference(trace)}", trace)
     if info.delivered is not False:

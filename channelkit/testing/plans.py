@@ -561,6 +561,7 @@ class _Run:
 
     async def perform(self, step: ServerStep, tasks: TaskGroup) -> None:
         assert self.channel is not None
+        self.sample()  # what it was like before: a close may switch reading on again
         operation = Operation(step, anyio.current_time(), self.channel.is_open)
         self.trace.operations.append(operation)
         done = anyio.Event()

@@ -214,6 +214,14 @@ REGRESSIONS = {
         peer=(Manner("fall_silent"),),
         stubborn=True,
     ),
+    "half-close before a message that fills the inbox": Plan(
+        style="receive",
+        server=(Send("", behind=True), Pause(45.0), Send("", True, nowait=True)),
+        peer=(Say("x" * 400), Manner("half_close")),
+        network=Network(capacity=64, latency=0.001, chunk=1),
+        limits=Limits(soft_mark=1, max_inbox=1, max_inbox_bytes=16),
+        ending="vanish",
+    ),
 }
 
 

@@ -195,6 +195,14 @@ class Peer:
         assert size < 1 << 31
         return first, self.take(size)
 
+    def read_close(self, answer: bool = True) -> tuple[int, bytes]:
+        """The close frame of a server that closes by itself: a ping stands before it, and is answered or not."""
+        first, question = self.read_frame()
+        assert (first, len(question)) == (0x89, 4)
+        if answer:
+            self.send_frame(10, question)
+        return self.read_frame()
+
 
 class Host:
     """A server in a thread, what its channels said at their end, and a way into its loop."""

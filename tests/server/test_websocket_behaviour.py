@@ -338,7 +338,7 @@ def test_the_server_closes(host: Host) -> None:
     assert host.call(host.channel().close_nowait) is False
     assert host.call(host.channel().send_nowait, "x") is False
     assert peer.read_frame() == (0x81, b"last")
-    assert peer.read_frame() == (0x88, code(4001, "réason".encode()))
+    assert peer.read_close() == (0x88, code(4001, "réason".encode()))
     peer.send_frame(TEXT, b"crossing")
     peer.send_frame(CLOSE, code(4001))
     assert peer.rest() == b""  # no second close frame
@@ -353,11 +353,26 @@ def test_closes_that_cross(host: Host) -> None:
     peer.upgrade()
     host.call(host.channel().close_nowait, 1000)
     peer.send_frame(CLOSE, code(3001, b"mine"))
-    assert peer.read_frame() == (0x88, code(1000))
+    assert peer.read_close(answer=False) == (0x88, code(1000))
     assert peer.rest() == b""
     info = host.end()
     assert (info.status, info.code, info.by) == (CloseStatus.SERVER_CLOSE, 1000, "local")
-    assert info.delivered is not False
+    assert info.delivered is None
+
+
+@pytest.mark.parametrize("pong", [True, False])
+def test_only_who_has_read_all_confirms(host: Host, pong: bool) -> None:
+    """The same code back is no proof, it may have crossed; a pong to the ping before our close frame is."""
+    peer = host.serve(echo(host)).connect()
+    peer.upgrade()
+    host.call(host.channel().send_nowait, "last")
+    host.call(host.channel().close_nowait)
+    assert peer.read_frame() == (0x81, b"last")
+    peer.send_frame(PONG, b"some")  # not the one that was asked for
+    assert peer.read_close(answer=pong) == (0x88, code(1000))
+    peer.send_frame(CLOSE, code(1000))
+    assert peer.rest() == b""
+    assert host.end().delivered is (True if pong else None)
 
 
 @pytest.mark.parametrize("answers", [True, False])
@@ -366,7 +381,7 @@ def test_close_timeout(host: Host, answers: bool) -> None:
     peer = host.serve(echo(host), close_timeout=0.1 if not answers else 1000).connect()
     peer.upgrade()
     host.call(host.channel().close_nowait)
-    assert peer.read_frame() == (0x88, code(1000))
+    assert peer.read_close() == (0x88, code(1000))
     if answers:
         peer.send_frame(CLOSE, code(1000))
         assert peer.rest() == b""
@@ -400,7 +415,7 @@ def test_leaving_the_block(host: Host, fails: bool) -> None:
     peer.upgrade()
     assert peer.read_frame() == (0x81, b"hi")
     number = 1011 if fails else 1000
-    assert peer.read_frame() == (0x88, code(number))
+    assert peer.read_close() == (0x88, code(number))
     peer.send_frame(CLOSE, code(number))
     assert peer.rest() == b""
     assert host.end().by == "local"
@@ -416,7 +431,7 @@ def test_a_callback_that_raises(host: Host) -> None:
     bad.upgrade()
     good.upgrade()
     bad.send_frame(TEXT, b"0")
-    assert bad.read_frame() == (0x88, code(1011))
+    assert bad.read_close() == (0x88, code(1011))
     good.send_frame(TEXT, b"1")
     assert good.read_frame() == (0x81, b"1")
 
