@@ -61,6 +61,7 @@ class Config:
     linger_timeout: float = 2.0  # after the last byte: reading away what a peer still sends, so it gets the answer
     half_closed_timeout: float = 30.0  # a peer hung up while we had stopped reading: how long its rest is kept
     handler_cleanup_timeout: float = 5.0  # after drain's deadline: for on_close callbacks and `finally` blocks
+    lifespan_timeout: float = 60.0  # after the drain, for the shutdown of an application or `lifespan=` (hypercorn's)
     slow_callback: float = 0.1  # a synchronous callback on the loop that takes longer is logged
     half_closed: Literal["close", "answer"] = "close"  # what EOF from an HTTP client means for an open channel
 
@@ -116,6 +117,7 @@ class ServerOptions(TypedDict, total=False):
     linger_timeout: float
     half_closed_timeout: float
     handler_cleanup_timeout: float
+    lifespan_timeout: float
     slow_callback: float
     half_closed: Literal["close", "answer"]
 

@@ -192,6 +192,13 @@ class HttpExchange(Exchange):
     def channel_made(self, channel: Channel) -> None:
         """The request has become `channel`: remember it, and end it soon if its client has gone already."""
 
+    def watch_client(self) -> None:
+        """From now on a client that hangs up ends the exchange (`Config.half_closed`), as it always ends a channel.
+
+        Until then its FIN may mean that it has said all and waits for the answer.  A host that sees no FIN, or has
+        told of it by `lost`, need not do anything.
+        """
+
     @abstractmethod
     def upgrade(self, subprotocol: str | None, headers: Iterable[tuple[str, str]]) -> WebSocketExchange:
         """Answer 101 and become a WebSocket.  Raises BadRequest if the handshake is wrong; nothing was written then.

@@ -95,10 +95,10 @@ class HttpConnection:
             return
         if exchange.body is not None:
             exchange.body.fail(BadRequest(400, "the client went away before its request was complete"))
-        if exchange.channel is not None:
-            self.channel_made()
+        if exchange.watched:
+            self.watched()
 
-    def channel_made(self) -> None:
+    def watched(self) -> None:
         """A channel does not outlive its client's FIN, whichever of the two was there first."""
         if self._eof and self.config.half_closed == "close":
             self.loop.call_soon(self.link.abort)

@@ -43,6 +43,7 @@ class Http1Exchange(HttpExchange):
         "continued",
         "head",
         "keep_alive",
+        "watched",
     )
 
     def __init__(self, connection: HttpConnection, head: RequestHead) -> None:
@@ -61,6 +62,7 @@ class Http1Exchange(HttpExchange):
         self._no_body = False
         self._remaining: int | None = None
         self.continued = False  # 100 Continue was due and is settled
+        self.watched = False  # the client's FIN ends this exchange
         self.answered = False  # complete, but the rest of the request's body is still to be read away
 
     # -- spi.Exchange
@@ -167,8 +169,9 @@ class Http1Exchange(HttpExchange):
         if self._state != STARTED:
             return
         if self._remaining:
-            logger.error("a body is shorter than the Content-Length it was sent with; the response is aborted")
-            self.abort()
+            if self._remaining > 0:
+                logger.error("a body is shorter than the Content-Length it was sent with; the response is aborted")
+                self.abort()
             return
         if self._chunked:
             self._connection.link.write(LAST_CHUNK)
@@ -216,10 +219,16 @@ class Http1Exchange(HttpExchange):
         self._state = OVER
         return self._connection.become_websocket(data, deflate)
 
+    def watch_client(self) -> None:
+        if not self.watched:
+            self.watched = True
+            if self._state < FINISHED:
+                self._connection.watched()
+
     def channel_made(self, channel: Channel) -> None:
         self.channel = channel
         if self._state < FINISHED:
-            self._connection.channel_made()
+            self.watch_client()
         elif self.gone and self.listener is not None:
             self.loop.call_soon(self.listener.lost, None)
 

@@ -54,7 +54,6 @@ class WebSocketConnection(WebSocketExchange):
         "_paused",
         "_pinged",
         "_question",
-        "_skipped",
         "binary",
         "text",
         "wire_format",
@@ -77,7 +76,6 @@ class WebSocketConnection(WebSocketExchange):
         self._paused = False
         self._eof = False  # the client's FIN was read before its handshake was answered
         self._pinged = False
-        self._skipped = 0  # messages that were parsed, and held, when we closed
         self._over = False  # the listener has had its last call, or must hear no more messages
         self._close_sent: int | None = None
         self._question: bytes | None = None  # in the ping before our close frame
@@ -136,7 +134,7 @@ class WebSocketConnection(WebSocketExchange):
 
     @property
     def unread(self) -> int:
-        return self._skipped + _messages(self._held) + self._codec.skipped
+        return _messages(self._held) + self._codec.skipped
 
     def ping(self, data: bytes) -> None:
         self._link.write(self._codec.ping(data))
@@ -148,8 +146,6 @@ class WebSocketConnection(WebSocketExchange):
         # A close frame that comes back with our code may be an answer or have crossed ours; a pong to this cannot.
         self._question = token_bytes(4)
         self._link.write(self._codec.ping(self._question) + self._codec.close(code, reason))
-        self._skipped = _messages(self._held)
-        self._held = None
         self._deadline.set(self.config.close_timeout)
         self.set_reading(True)  # for the reply; what else arrives is discarded
 

@@ -33,7 +33,7 @@ from channelkit.wire.deflate import Agreement, Deflate, agree
 from channelkit.wire.masking import unmask_python
 from channelkit.wire.websocket_codec import CloseReceived, Failure, PingReceived, PongReceived, WebSocketCodec
 
-HUGE = 1 << 40  # bytes: sizes are no matter here, limits have their own tests
+HUGE = (1 << 63) - 2  # bytes: sizes are no matter here, limits have their own tests
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 FIN, RSV1 = 0x80, 0x40
 TAIL = b"\0\0\xff\xff"
