@@ -24,6 +24,7 @@ from channelkit.wire.websocket_handshake import is_websocket_request, offered_su
 if TYPE_CHECKING:
     from channelkit.server.core import ServerCore
     from channelkit.server.pump.link import Link
+    from channelkit.wire.deflate import Agreement
 
 EVENTS_PER_TURN = 64
 
@@ -315,7 +316,7 @@ class HttpConnection:
 
     # -- upgrade and drain
 
-    def become_websocket(self, answer: bytes) -> WebSocketConnection:
+    def become_websocket(self, answer: bytes, deflate: Agreement | None) -> WebSocketConnection:
         """Hand the link over; frames that came with the handshake are its first input."""
         rest = self._reader.take_rest()
         self._ending = True
@@ -323,7 +324,7 @@ class HttpConnection:
         self._deadline.cancel()
         self._core.connections.discard(self)
         self.link.write(answer)
-        websocket = WebSocketConnection(self._core, self.link)
+        websocket = WebSocketConnection(self._core, self.link, deflate)
         self.link.engine = websocket
         if self._held_back:
             self.link.set_reading(True)

@@ -15,7 +15,7 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 from channelkit.wire.masking import unmask, unmask_python
-from channelkit.wire.websocket_frames import (
+from channelkit.wire.websocket_codec import (
     CloseReceived,
     Failure,
     FrameEvent,
@@ -446,12 +446,12 @@ def test_a_dead_codec_keeps_nothing(make: Callable[[int], WebSocketCodec]) -> No
 
 @EACH_WAY
 def test_after_our_close(make: Callable[[int], WebSocketCodec]) -> None:
-    """Data, pings and pongs are skipped without a trace until the peer's close frame arrives."""
+    """Data and pings are skipped until the peer's close frame arrives; whole messages are counted, pongs are told."""
     wire = (
         frame(FIN | CONTINUATION, EURO[1:])
         + text("data")
         + frame(FIN | PING, b"?")
-        + frame(FIN | PONG)
+        + frame(FIN | PONG, b"told")
         + frame(FIN | TEXT, b"\xff not looked at")
         + frame(BINARY, bytes(3000))
         + frame(FIN | CONTINUATION, bytes(3000))
@@ -463,8 +463,8 @@ def test_after_our_close(make: Callable[[int], WebSocketCodec]) -> None:
         assert run([frame(TEXT, b"open" + EURO[:1])], codec) == []
         assert codec.close(1000, "bye") == b"\x88\x05\x03\xe8bye"
         pieces = [wire[at : at + size] for at in range(0, len(wire), size)]
-        assert run(pieces, codec) == [CloseReceived(1014, "done")]
-        assert codec.buffered == 0
+        assert run(pieces, codec) == [PongReceived(b"told"), CloseReceived(1014, "done")]
+        assert (codec.buffered, codec.skipped) == (0, 4)
 
 
 @EACH_WAY
