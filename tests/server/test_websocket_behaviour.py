@@ -288,7 +288,7 @@ def test_a_message_of_exactly_max_ws(host: Host) -> None:
     assert peer.read_frame() == (0x82, b"x" * 1000)
 
 
-@pytest.mark.parametrize("bad", [3, None, object(), {}, {"status": 200}, ["a"], "\ud800"], ids=repr)
+@pytest.mark.parametrize("bad", [3, None, NotImplemented, {}, {"status": 200}, ["a"], "\ud800"], ids=repr)
 def test_a_message_that_cannot_be_carried_raises_to_its_caller(host: Host, bad: Any) -> None:
     """What a WebSocket cannot carry raises in the handler; the channel goes on."""
 
