@@ -24,6 +24,8 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
+from channelkit._tally import Tally
+
 logger = logging.getLogger("channelkit")
 
 LAST_TURNS = 64  # rounds of calls that calls queued, when the loop ends
@@ -108,6 +110,8 @@ class Loop(ABC):
         self.timers = 0
         self.tasks = 0
         self._idle: Parking | None = None
+        #: What the limits and timeouts of this loop's host have done.
+        self.tally = Tally(self.time)
 
     def prepare_context(self) -> None:  # noqa: B027  (nothing is a good answer)
         """Put into the current context what our callbacks will need there; for a host whose tasks are not ours."""

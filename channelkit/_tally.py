@@ -1,31 +1,40 @@
-"""What the limits and timeouts of a host did: every time is counted, and logged once in a while.
-
-A log line for each packet of an attack would be an attack of its own.
-"""
+"""What limits and timeouts have done: counted, and logged once in a while, not once for each packet of an attack."""
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
 from collections.abc import Callable
 
-from channelkit._lifecycle import logger
+from channelkit.errors import BadRequest
 
-EVERY = 60.0  # seconds between two log lines about one limit
+logger = logging.getLogger("channelkit")
+
+LOG_EVERY = 60.0  # seconds between two lines about one limit
 
 
 class Tally:
-    """Counts by the names the limits have in `Config`."""
+    """How often each limit has acted.  The first time is logged at once, later ones together, at most once a minute."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        self.counts: Counter[str] = Counter()
-        self._now = now
-        self._told: dict[str, tuple[float, int]] = {}  # when a limit was logged last, and its count then
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.counts: dict[str, int] = {}
+        self._clock = clock
+        self._logged: dict[str, tuple[float, int]] = {}  # name -> when, and the count then
 
-    def hit(self, limit: str) -> None:
-        """A peer ran into `limit`."""
-        self.counts[limit] += 1
-        count = self.counts[limit]
-        at, before = self._told.get(limit, (-EVERY, 0))
-        if self._now() - at >= EVERY:
-            self._told[limit] = (self._now(), count)
-            logger.warning("%s: %d connections ran into this limit (%d so far)", limit, count - before, count)
+    def hit(self, name: str, detail: object = "", level: int = logging.WARNING) -> None:
+        """The limit `name`, an option's name wherever it is one, has acted; `detail` tells of this one time."""
+        count = self.counts[name] = self.counts.get(name, 0) + 1
+        now = self._clock()
+        last, before = self._logged.get(name, (-LOG_EVERY, 0))
+        if now - last >= LOG_EVERY or not before:
+            self._logged[name] = (now, count)
+            logger.log(level, "%s: %d since the last such line, the latest: %s", name, count - before, detail)
+
+    def refused(self, error: BadRequest) -> None:
+        """A request was refused, or one that was being read broke off; each error counts once, whoever reports it."""
+        if error.counted:
+            return
+        error.counted = True
+        if error.limit is not None:
+            self.hit(error.limit, error)
+        else:
+            self.hit(f"refused {error.status}", error, logging.INFO)

@@ -50,6 +50,7 @@ class Config:
     max_inbox_bytes: int = 1 * MIB  # the same in bytes
     read_ahead: int = 64 * KIB  # bytes kept behind a request that is still being answered (http-kit's figure)
     max_connections: int = 20000  # at once; more wait in the kernel's accept queue
+    max_connections_per_address: int = 10000  # half of all: no single address can shut the others out; more: 503
     # -- how long a peer may take (0 is never allowed: use math.inf to switch one off)
     head_timeout: float = 10.0  # from a connection's or a request's first byte to the end of its head
     body_timeout: float = 30.0  # between two pieces of a request body the handler waits for
@@ -107,6 +108,7 @@ class ServerOptions(TypedDict, total=False):
     max_inbox_bytes: int
     read_ahead: int
     max_connections: int
+    max_connections_per_address: int
     head_timeout: float
     body_timeout: float
     keep_alive_timeout: float

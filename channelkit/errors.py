@@ -62,13 +62,16 @@ class RemoteError(ChannelKitError):
 class BadRequest(RemoteError):
     """An HTTP request that cannot be served.
 
-    `status` is what the peer is told; `detail` is for the log and never sent.
+    `status` is what the peer is told; `detail` is for the log and never sent.  `limit` names the option that said no,
+    if one did.
     """
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, status: int, detail: str, *, limit: str | None = None) -> None:
         super().__init__(f"{status}: {detail}")
         self.status = status
         self.detail = detail
+        self.limit = limit
+        self.counted = False  # see `_tally`
 
 
 class BadFrame(RemoteError):

@@ -185,7 +185,7 @@ REFUSAL_TEXTS = {
 
 def refuse(exchange: HttpExchange, error: BadRequest) -> None:
     """Answer a request that cannot be served.  The text is fixed: nothing of the request comes back in it."""
-    logger.info("refused a request: %s", error)
+    exchange.loop.tally.refused(error)
     content = (REFUSAL_TEXTS.get(error.status, "Refused") + "\n").encode()
     headers = [("Content-Type", "text/plain; charset=utf-8"), ("Connection", "close"), *refusal_headers(error.status)]
     if exchange.start(error.status, headers, len(content)):

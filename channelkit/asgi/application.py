@@ -33,12 +33,14 @@ HOST_OPTIONS = frozenset(
         "max_headers",
         "read_ahead",
         "max_connections",
+        "max_connections_per_address",
         "head_timeout",
         "keep_alive_timeout",
         "pong_timeout",
         "linger_timeout",
         "half_closed_timeout",
         "half_closed",
+        "lifespan_timeout",
     }
 )
 
@@ -80,7 +82,7 @@ class ASGIApp:
         return f"<ASGIApp of {self._handler!r}>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one scope, as ASGI 3 has it.  Cancelled by the host, the channel ends as if its client had gone."""
+        """Serve one scope, as ASGI 3 has it.  Cancelled by the host, a channel ends with 1001."""
         kind = scope["type"]
         if kind == "http":
             await self._serve(AsgiHttpExchange, scope, receive, send)
@@ -152,6 +154,7 @@ class ASGIApp:
                 assert home.core is not None
                 exchange = kind(home.core, scope, receive, send, tasks)
                 await self._answer(home.core, scope, exchange)
+                await exchange.linger()
                 tasks.cancel_scope.cancel()  # the one that reads: nothing more is expected
         finally:
             home.release()
@@ -171,7 +174,7 @@ class ASGIApp:
                 core.handler_ended()
             await exchange.complete()
         finally:
-            exchange.lost(None)  # nothing new, unless the host cancelled us: then it will not call again
+            exchange.given_up()
             core.ended(exchange)
 
     def _choose(self, core: AppCore, scope: Scope) -> Handler:

@@ -13,7 +13,7 @@ from channelkit.asgi.running_http import HttpRun
 from channelkit.asgi.running_scopes import http_scope, websocket_scope
 from channelkit.asgi.running_websocket import WebSocketRun
 from channelkit.channel import Channel
-from channelkit.errors import BadRequest, ConfigError, Disconnected
+from channelkit.errors import BadRequest, ConfigError, Disconnected, HandlerError
 from channelkit.handlers import unanswered
 from channelkit.http import Request
 from channelkit.responding import ANSWERED, Answered
@@ -36,6 +36,7 @@ class ASGIHandler:
         self._app = app
         self._root_path = root_path
         self._state: dict[str, Any] = {}
+        self._alive = False
         self._lifespan_seen = False
 
     def __repr__(self) -> str:
@@ -47,11 +48,17 @@ class ASGIHandler:
 
         Entering waits for the application's startup, leaving for its shutdown.  Raises LifespanFailed if the
         application says, or shows by an exception, that it cannot start; one without a lifespan runs without.
+        HandlerError if it is open already: two servers at a time take two handlers, each with a state of its own.
         """
-        self._lifespan_seen = True
+        if self._alive:
+            raise HandlerError(f"the lifespan of {self!r} is open already; make an ASGIHandler for each server")
+        self._alive = self._lifespan_seen = True
         self._state = {}
-        async with open_lifespan(self._call, self._state):
-            yield
+        try:
+            async with open_lifespan(self._call, self._state):
+                yield
+        finally:
+            self._alive = False
 
     async def __call__(self, request: Request) -> Channel | Answered:
         """Let the application answer `request`; returns what the handler must return.

@@ -43,7 +43,9 @@ class AsgiHttpExchange(HttpExchange):
         "_core",
         "_no_body",
         "_over",
+        "_lingering",
         "_read_on",
+        "_reading",
         "_receive",
         "_state",
         "_tasks",
@@ -76,6 +78,8 @@ class AsgiHttpExchange(HttpExchange):
         self._aborted = False  # what the host gets is a 500, and the listener hears that all is lost
         self._wants_room = False
         self._working = False  # a task reads and one writes
+        self._reading: anyio.CancelScope | None = None  # of the task that reads, while there is one
+        self._lingering = False  # over for our part, and still read until the host says that it is for the client's
         self._body_size = 0
         self._body_deadline = Deadline(core.loop, self._body_late)
         self._read_on = core.loop.parking()
@@ -86,10 +90,21 @@ class AsgiHttpExchange(HttpExchange):
     async def complete(self) -> None:
         """Wait until the response is complete or the client gone.  A plain answer is handed over from here."""
         while self._state != OVER:
-            if self._working:
+            if self._working or not self.queue.waiting:
                 await self._over.park()
             else:
                 await self.queue.write()
+
+    async def linger(self) -> None:
+        """Stay with the host until the client has answered our close.
+
+        Hosts take our return for the end of everything: hypercorn breaks, over HTTP/2 with all that the connection
+        carries, when the client's answer comes after it.
+        """
+        if self._lingering:
+            with anyio.move_on_after(self.config.close_timeout):
+                while self._reading is not None:
+                    await self._over.park()
 
     def _work(self) -> None:
         """Something outlives the handler's steps: from now on one task reads from the host and one writes to it."""
@@ -232,6 +247,12 @@ class AsgiHttpExchange(HttpExchange):
         if self.listener is not None:
             self.listener.lost(error)
 
+    def given_up(self) -> None:
+        """The request's task ends.  That is news only if the host has cancelled it: then it is the host's doing."""
+        if self._state != OVER:
+            self.going_away(now=True)
+            self.lost(None)
+
     def _settle(self) -> None:
         self.queue.close()
         self._body_deadline.cancel()
@@ -240,21 +261,39 @@ class AsgiHttpExchange(HttpExchange):
     # -- the one reader of `receive`
 
     async def _read(self) -> None:
+        try:
+            while not self._read_enough():
+                with anyio.CancelScope() as self._reading:
+                    await self._read_messages()
+                    return
+                await self._gave_way()
+        finally:
+            self._reading = None
+            self._over.wake()
+
+    def _read_enough(self) -> bool:
+        return self._state == OVER and not self._lingering
+
+    async def _read_messages(self) -> None:
         burst = 0
-        while self._state != OVER:
+        while not self._read_enough():
             if self._holding_back():
                 await self._read_on.park()
                 continue
             try:
                 message = await self._receive()
             except Exception as error:
-                self.failed(error)
+                if self._state != OVER:
+                    self.failed(error)
                 return
             burst += 1
             if burst % MESSAGES_PER_TURN == 0:
                 await self.loop.checkpoint()
             if not self._received(message):
                 return
+
+    async def _gave_way(self) -> None:
+        """Reading was interrupted; wait until it may go on."""
 
     def _holding_back(self) -> bool:
         return self.body.full

@@ -64,11 +64,16 @@ class AsgiOutbox:
         self._deadline = Deadline(loop, owner.stalled)
         self._scope: anyio.CancelScope | None = None
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to hand over."""
+        return bool(self._queue)
+
     def put(self, message: Message, size: int) -> None:
-        """Accept `message`; `size` is what it counts in `unsent`."""
+        """Accept `message`; `size` is what it counts in `unsent`.  Once closed it counts, and goes nowhere."""
+        self.unsent += size
         if not self.closed:
             self._queue.append((message, size))
-            self.unsent += size
             self._parking.wake()
 
     def replace(self, message: Message, size: int) -> None:

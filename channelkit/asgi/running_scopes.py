@@ -21,7 +21,7 @@ def http_scope(request: Request, root_path: str, state: dict[str, Any]) -> Scope
     scope["type"] = "http"
     scope["asgi"] = {"version": VERSION, "spec_version": HTTP_VERSION}
     scope["scheme"] = request.scheme
-    scope["method"] = request.method.upper()
+    scope["method"] = request.method  # as it came: methods are case-sensitive (RFC 9110 9.1)
     return scope
 
 

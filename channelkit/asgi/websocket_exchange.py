@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from channelkit._deadline import Deadline
 from channelkit._lifecycle import logger
 from channelkit.asgi.http_exchange import FINISHED, OVER, STARTED, WAITING, AsgiHttpExchange
@@ -23,6 +25,8 @@ FRAME_HEADER = 2  # bytes that a message counts besides its own: none weighs not
 _HANDSHAKE = frozenset({b"sec-websocket-accept", b"sec-websocket-protocol", b"sec-websocket-extensions"})
 
 _REFUSE = {"type": "websocket.close"}  # before accepting it is a refusal with 403
+
+WAY_FOR_CLOSE = 0.5  # seconds in which nothing is read, while the host takes our close
 
 ABNORMAL = 1006  # nobody said goodbye (RFC 6455 7.4.1)
 NO_STATUS = 1005
@@ -100,8 +104,10 @@ class AsgiHandshake(AsgiHttpExchange):
 
     def failed(self, error: Exception) -> None:
         current = self.queue.current
-        refused = current is not None and current["type"].startswith(self.prefix) and not isinstance(error, OSError)
-        if refused and not self._refused:
+        gone = isinstance(error, OSError)
+        if self.websocket is not None and gone and self._state != OVER:
+            self.websocket.cannot_send()
+        elif self.websocket is None and not gone and not self._refused and _is_denial(current):
             logger.warning("the ASGI host announces websocket.http.response and does not take it: answered 403")
             self._refused = True
             self._state = FINISHED
@@ -109,10 +115,12 @@ class AsgiHandshake(AsgiHttpExchange):
         else:
             super().failed(error)
 
-    def end(self) -> None:
-        """The WebSocket has ended: so may the request's task."""
+    def end(self, lingering: bool = False) -> None:
+        """The WebSocket has ended: so may the request's task; `lingering`: when the client has answered."""
         self._state = OVER
+        self._lingering = lingering
         self._settle()
+        self._read_on.wake()
 
     def _holding_back(self) -> bool:
         return self.websocket is not None and self.websocket.paused
@@ -137,11 +145,26 @@ class AsgiHandshake(AsgiHttpExchange):
     def read_on(self) -> None:
         self._read_on.wake()
 
+    def give_way(self) -> None:
+        """Leave the host's `receive` for as long as it takes our close: granian does not take it meanwhile."""
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def _gave_way(self) -> None:
+        # Not for ever: other hosts finish a close only while what the client sends is taken from them.
+        with anyio.move_on_after(WAY_FOR_CLOSE):
+            while self._state != OVER:
+                await self._read_on.park()
+
     def going_away(self, now: bool) -> None:
         if self.websocket is not None:
             self.websocket.listener.going_away(now)
         else:
             super().going_away(now)
+
+
+def _is_denial(message: Message | None) -> bool:
+    return message is not None and message["type"].startswith(AsgiHandshake.prefix)
 
 
 class _Wire:
@@ -175,7 +198,7 @@ class AsgiWebSocket(WebSocketExchange):
         self._handshake = handshake
         self._wants_room = False
         self._close_sent = False
-        self._close_deadline = Deadline(self.loop, self.abort)
+        self._close_deadline = Deadline(self.loop, self._late)
 
     # -- spi.Exchange
 
@@ -214,13 +237,14 @@ class AsgiWebSocket(WebSocketExchange):
             self._close_sent = True
             self.queue.put({"type": "websocket.close", "code": code, "reason": reason}, FRAME_HEADER)
             self._close_deadline.set(self.config.close_timeout)
+            self._handshake.give_way()
             self.set_reading(True)  # what still arrives is discarded, and the host may go on
 
     # -- what the handshake passes on
 
     def handed(self, message: Message) -> None:
         if message["type"] == "websocket.close":
-            self._end()
+            self._end(lingering=True)
             self.listener.finished()
         elif self._wants_room:
             self._wants_room = False
@@ -248,14 +272,29 @@ class AsgiWebSocket(WebSocketExchange):
         elif code != ABNORMAL and not self._close_sent:
             self.listener.closed_by_peer(code, reason)
             self._end()
-            self.listener.finished()
+            if self.queue.unsent:
+                self.listener.lost(None)
+            else:
+                self.listener.finished()
             return
         self.lost(None)
+
+    def cannot_send(self) -> None:
+        """The host says that the client is gone.  How it went, and what it said before, comes by `receive`."""
+        self.queue.close()
+        self._close_deadline.set(self.config.close_timeout)
+
+    def _late(self) -> None:
+        """No answer to our close, or no word on how the client went; but a receiver that is slow gets its time."""
+        if self.paused:
+            self._close_deadline.set(self.config.close_timeout)
+        else:
+            self.abort()
 
     def lost(self, error: Exception | None) -> None:
         self._end()
         self.listener.lost(error)
 
-    def _end(self) -> None:
+    def _end(self, lingering: bool = False) -> None:
         self._close_deadline.cancel()
-        self._handshake.end()
+        self._handshake.end(lingering)

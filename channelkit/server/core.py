@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from anyio.abc import TaskGroup
 
 from channelkit._draining import Draining
-from channelkit._tally import Tally
 from channelkit.http import Request
 from channelkit.responding import Handler, run_handler
 from channelkit.server.http1 import HttpConnection
@@ -35,7 +34,6 @@ class ServerCore(Draining):
             max_headers=config.max_headers,
             max_body=config.max_body,
         )
-        self.tally = Tally(loop.time)
         self._handlers = handlers
         self._name = getattr(handler, "__qualname__", None) or repr(handler)
         current_timers.set(TimerService(loop))

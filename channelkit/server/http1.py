@@ -6,6 +6,7 @@ life is decided: keep-alive, read-ahead, half-close, refusals, timeouts (RFC 911
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from channelkit.responding import refuse
 from channelkit.server.http1_exchange import Http1Exchange
 from channelkit.server.websocket import WebSocketConnection
 from channelkit.wire.http1_requests import END, RequestHead, RequestReader
+from channelkit.wire.http1_responses import CONTINUE
 from channelkit.wire.websocket_handshake import is_websocket_request, offered_subprotocols
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from channelkit.wire.deflate import Agreement
 
 EVENTS_PER_TURN = 64
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 #: What a refusal answers to, when there was no request that could be read.
 _UNREADABLE = RequestHead(
@@ -54,6 +55,7 @@ class HttpConnection:
         "_held_back",
         "_in_head",
         "_reader",
+        "_served",
         "config",
         "link",
         "loop",
@@ -70,6 +72,7 @@ class HttpConnection:
         self._eof = False
         self._held_back = False  # we switched reading off
         self._in_head = False  # a head has begun and its deadline runs
+        self._served = False  # a request has been answered
         self._deadline = Deadline(core.loop, self._expired)
         self._deadline.set(self.config.head_timeout)
         core.connections.add(self)
@@ -106,6 +109,8 @@ class HttpConnection:
     def wrote(self) -> None:
         if self._exchange is not None:
             self._exchange.wrote()
+        elif not self._ending:
+            self._go_on()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._ending = True
@@ -121,8 +126,14 @@ class HttpConnection:
         """Handle what is buffered; True if the loop should get its turn before more."""
         for _ in range(EVENTS_PER_TURN):
             exchange = self._exchange
-            if exchange is not None and (exchange.body is None or exchange.body.ended or exchange.body.full):
-                self._hold_back(exchange)
+            if exchange is None:
+                if self.link.unsent > self.config.soft_mark:
+                    # A client that asks and takes no answers gets no more of them; the write timeout runs.
+                    self.link.notify = True
+                    self._hold_back()
+                    return False
+            elif exchange.body is None or exchange.body.ended or exchange.body.full:
+                self._hold_back()
                 return False
             try:
                 event = self._reader.next_event()
@@ -138,7 +149,7 @@ class HttpConnection:
                 self._body_ended()
             elif isinstance(event, bytes) and exchange is not None and exchange.body is not None:
                 exchange.body.put(event)
-                self._body_moves(exchange.body)
+                self._body_moves(exchange, exchange.body)
         return True
 
     def _need_more(self) -> None:
@@ -172,9 +183,10 @@ class HttpConnection:
             exchange.keep_alive = False  # if it is refused: what follows may be frames, and is run as no request
         self._core.handle(request, exchange)
 
-    def _hold_back(self, exchange: Http1Exchange) -> None:
+    def _hold_back(self) -> None:
         """Requests behind this one wait, bounded: then reading stops, and TCP slows the client down."""
-        full = exchange.body is not None and exchange.body.full
+        exchange = self._exchange
+        full = exchange is not None and exchange.body is not None and exchange.body.full
         if not self._held_back and (full or self._reader.buffered >= self.config.read_ahead):
             self._held_back = True
             self.link.set_reading(False)
@@ -204,16 +216,11 @@ class HttpConnection:
         if exchange is not None and exchange.body is not None and not exchange.body.full:
             self._read_on()
 
-    def _body_moves(self, body: RequestBody) -> None:
-        if body.waiting:
-            self._deadline.set(self.config.body_timeout)
+    def _body_moves(self, exchange: Http1Exchange, body: RequestBody) -> None:
+        if exchange.answered:
+            body.discard()  # one deadline for all that is left of it: its bytes do not move it
         else:
-            self._deadline.set(math.inf)
-        if self._discarding():
-            body.discard()
-
-    def _discarding(self) -> bool:
-        return self._exchange is not None and self._exchange.answered
+            self._deadline.set(self.config.body_timeout if body.waiting else math.inf)
 
     def _body_ended(self) -> None:
         self._deadline.set(math.inf)
@@ -251,6 +258,7 @@ class HttpConnection:
 
     def _next(self) -> None:
         self._exchange = None
+        self._served = True
         self._reader.next_request()
         self._deadline.set(self.config.keep_alive_timeout)
         self._read_on()
@@ -272,6 +280,7 @@ class HttpConnection:
     def _bad(self, error: BadRequest) -> None:
         """The bytes make no request: answer once, then close; what follows is never looked at (RFC 9112 11.2)."""
         exchange = self._exchange
+        self.loop.tally.refused(error)
         if exchange is not None:
             exchange.keep_alive = False
             if exchange.body is not None:
@@ -285,16 +294,25 @@ class HttpConnection:
 
     def _expired(self) -> None:
         exchange = self._exchange
-        if exchange is None:
-            if self._reader.in_head:
-                self._bad(BadRequest(408, "the head did not arrive in time"))
-            else:
-                self._end()
-        elif exchange.answered:
+        if exchange is not None:
+            self._body_late(exchange)
+        elif self._in_head:
+            self._bad(BadRequest(408, "the head did not arrive in time", limit="head_timeout"))
+        elif self.link.unsent:
+            self._deadline.set(self.config.keep_alive_timeout)  # not idle: the write timeout runs
+        else:
+            name = "keep_alive_timeout" if self._served else "head_timeout"
+            self.loop.tally.hit(name, "a silent connection was closed", logging.DEBUG)
+            self._end()
+
+    def _body_late(self, exchange: Http1Exchange) -> None:
+        error = BadRequest(408, "the body did not arrive in time", limit="body_timeout")
+        self.loop.tally.refused(error)
+        if exchange.answered:
             self._end()
         elif exchange.body is not None:
             exchange.keep_alive = False
-            exchange.body.fail(BadRequest(408, "the body did not arrive in time"))
+            exchange.body.fail(error)
 
     # -- upgrade and drain
 

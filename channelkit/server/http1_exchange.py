@@ -15,7 +15,7 @@ from channelkit.errors import BadRequest, HandlerError
 from channelkit.spi import HttpExchange, HttpWire, Listener, WebSocketExchange
 from channelkit.wire.deflate import agree
 from channelkit.wire.http1_requests import RequestHead
-from channelkit.wire.http1_responses import LAST_CHUNK, bodiless, chunk, http_date, response_head
+from channelkit.wire.http1_responses import CONTINUE, LAST_CHUNK, bodiless, chunk, http_date, response_head
 from channelkit.wire.websocket_handshake import check_upgrade, offered_extensions, sec_websocket_accept
 
 if TYPE_CHECKING:
@@ -216,6 +216,8 @@ class Http1Exchange(HttpExchange):
         given = [one for one in headers if one[0].lower() not in _FRAMING | _HANDSHAKE]
         lines += [*given, ("Date", http_date(time.time()))]
         data = response_head(101, lines, informational=True)
+        if self.head.expect_continue:
+            data = CONTINUE + data  # RFC 9110 7.8
         self._state = OVER
         return self._connection.become_websocket(data, deflate)
 

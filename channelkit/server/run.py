@@ -23,6 +23,7 @@ from channelkit.server.core import ServerCore
 from channelkit.server.lifespan import Lifespan, lifespan_of, living
 from channelkit.server.listener import listen
 from channelkit.server.pump.reactor import Listener, Reactor
+from channelkit.wire.http1_responses import BUSY
 
 Status = Literal["starting", "running", "stopping", "stopped"]
 
@@ -62,9 +63,9 @@ class Server:
         return len(self._core.connections) if self._core is not None else 0
 
     @property
-    def limits_hit(self) -> dict[str, int]:
-        """How often peers have run into a limit or timeout so far, by its name among the options."""
-        return dict(self._core.tally.counts) if self._core is not None else {}
+    def limit_counts(self) -> dict[str, int]:
+        """How often each limit and timeout has acted since the start, by its name; see docs/limits.md."""
+        return dict(self._loop.tally.counts) if self._loop is not None else {}
 
     def stop(self, timeout: float = 0.1) -> None:
         """Stop, and wait until it has stopped.  For any thread but the loop's own; there use `stop_soon`.
@@ -159,7 +160,7 @@ class Server:
             core = self._core = ServerCore(handler, config, loop, handlers)
             core.lingering = lambda: reactor.links
             reactor.on_link_closed = core.changed
-            listener = reactor.listen(sock, core.connect)
+            listener = reactor.listen(sock, core.connect, BUSY)
             self._status = "running"
             try:
                 async with _signals(self, handle_signals):

@@ -223,7 +223,7 @@ class WebSocketConnection(WebSocketExchange):
 
     def _failed(self, event: Failure) -> None:
         if event.code in _LIMITS:
-            self._core.tally.hit(_LIMITS[event.code])
+            self.loop.tally.hit(_LIMITS[event.code], event.detail)
         if self._close_sent is None:
             self._link.write(self._codec.fail(event))
             self.listener.failed(event.code, event.detail)
@@ -269,7 +269,7 @@ class WebSocketConnection(WebSocketExchange):
         """Silence for `ping_interval`: ping.  Still silence for `pong_timeout`: gone.  Any byte is life."""
         link = self._link
         if self._close_sent is not None:
-            self._core.tally.hit("close_timeout")
+            self.loop.tally.hit("close_timeout", link.peer)
             link.abort()
         elif self._eof:
             link.abort()
@@ -277,7 +277,7 @@ class WebSocketConnection(WebSocketExchange):
             link.alive = self._pinged = False
             self._deadline.set(self.config.ping_interval)
         elif self._pinged:
-            self._core.tally.hit("pong_timeout")
+            self.loop.tally.hit("pong_timeout", link.peer)
             link.abort()
         else:
             self._pinged = True

@@ -58,6 +58,7 @@ class _Supervisor:
         self._send = send
         self._broken = broken
         self._last = ""
+        self._refused = False  # the host raised
         self._receiving = self._sending = False
         self._connected = scope["type"] == "http"
 
@@ -80,12 +81,16 @@ class _Supervisor:
         self._sending = True
         try:
             await self._send(message)
+        except Exception:
+            self._refused = True
+            raise
         finally:
             self._sending = False
 
     def _look_at(self, message: Message) -> None:
         kind = message["type"]
-        self._demand(kind in self._table[self._last], f"{kind} after {self._last or 'nothing'}")
+        way_out = self._refused and kind == "websocket.close"  # from a host that does not keep its word
+        self._demand(way_out or kind in self._table[self._last], f"{kind} after {self._last or 'nothing'}")
         self._last = kind
         if kind.endswith("response.start"):
             self._look_at_head(message)
@@ -107,7 +112,8 @@ class _Supervisor:
         for name, value in message["headers"]:
             self._demand(type(name) is bytes and type(value) is bytes, f"header {name!r} is not bytes")
             self._demand(name == name.lower(), f"header {name!r} is not in lower case")
-            self._demand(name not in _FORBIDDEN, f"header {name!r} is the host's business")
+            wanted = name == b"upgrade" and message["status"] == 426  # RFC 9110 15.5.22
+            self._demand(wanted or name not in _FORBIDDEN, f"header {name!r} is the host's business")
 
     def _demand(self, holds: bool, what: str) -> None:
         if not holds:

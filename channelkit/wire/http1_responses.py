@@ -9,6 +9,9 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 
+#: For a client that is turned away before it has asked for anything.
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
 # RFC 9110 5.6.2 and 5.5.  A value may be empty and may contain tabs; obs-text is latin-1.

@@ -52,11 +52,13 @@ class Reply:
 class Peer:
     """A client that sends the bytes it is told to."""
 
-    def __init__(self, port: int, receive_buffer: int | None = None) -> None:
+    def __init__(self, port: int, receive_buffer: int | None = None, source: str = "") -> None:
         self.sock = socket.socket()
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(PATIENCE)
+        if source:
+            self.sock.bind((source, 0))
         self.sock.connect(("127.0.0.1", port))
         self.buffer = b""
 
@@ -230,8 +232,9 @@ class Host:
         assert self.server._core is not None
         return self.server._core
 
-    def connect(self, receive_buffer: int | None = None) -> Peer:
-        peer = Peer(self.port, receive_buffer)
+    def connect(self, receive_buffer: int | None = None, source: str = "") -> Peer:
+        """A new client; `source` is a loopback address other than 127.0.0.1."""
+        peer = Peer(self.port, receive_buffer, source)
         self.peers.append(peer)
         return peer
 

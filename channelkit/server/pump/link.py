@@ -146,7 +146,14 @@ class Link(ABC):
             self._stall.set(self._config.write_timeout)
 
     def _stalled(self) -> None:
-        self._lose(TimeoutError(f"the peer took nothing for {self._config.write_timeout} s"))
+        error = TimeoutError(f"the peer took nothing for {self._config.write_timeout} s")
+        self._loop.tally.hit("write_timeout", error)
+        self._lose(error)
+
+    def _abandoned(self) -> None:
+        error = ConnectionResetError("the peer hung up while its messages were not being read")
+        self._loop.tally.hit("half_closed_timeout", error)
+        self._lose(error)
 
     def _tell_wrote(self) -> None:
         if self._phase != LOST:

@@ -30,6 +30,7 @@ TURN = 0.005  # seconds a tick may take before the rest waits for the next
 FLUSH_SLICE = 0.002  # seconds of flushing before the loop gets a turn
 ACCEPTS_PER_TURN = 64
 REST = 0.5  # seconds a listener rests when descriptors have run out
+_MAPPED = b"\0" * 10 + b"\xff\xff"  # before an IPv4 address that came to an IPv6 socket
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 OnConnect = Callable[[Link], Engine]
@@ -73,6 +74,7 @@ class Reactor:
         self._closing: list[socket.socket] = []  # closed at the end of the tick, so no number is reused within it
         self._listeners: list[Listener] = []
         self._closed = False
+        self._places: dict[str | bytes, int] = {}  # where peers are -> how many connections from there
         self.on_link_closed: Callable[[], None] = lambda: None
         loop.watch(self.poller.fileno(), self.tick)
 
@@ -83,9 +85,9 @@ class Reactor:
 
     # -- coming and going
 
-    def listen(self, sock: socket.socket, on_connect: OnConnect) -> Listener:
-        """Accept connections on a non-blocking listening socket."""
-        listener = Listener(self, sock, on_connect)
+    def listen(self, sock: socket.socket, on_connect: OnConnect, busy: bytes = b"") -> Listener:
+        """Accept connections on a non-blocking listening socket; `busy` is what one too many from a place is told."""
+        listener = Listener(self, sock, on_connect, busy)
         self._listeners.append(listener)
         return listener
 
@@ -96,6 +98,9 @@ class Reactor:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         link = SocketLink(self, sock)
         self._links.add(link)
+        link.place = place = _place(link.peer)
+        if place is not None:
+            self._places[place] = self._places.get(place, 0) + 1
         self.register(sock.fileno(), link, IN | RDHUP)
         try:
             link.engine = on_connect(link)
@@ -124,8 +129,17 @@ class Reactor:
         else:
             sock.close()
 
+    def crowded(self, peer: Any) -> bool:
+        """Whether there are as many connections from where `peer` is as may be."""
+        place = _place(peer)
+        return place is not None and self._places.get(place, 0) >= self.config.max_connections_per_address
+
     def link_closed(self, link: SocketLink) -> None:
         self._links.discard(link)
+        if link.place is not None:
+            self._places[link.place] -= 1
+            if not self._places[link.place]:
+                del self._places[link.place]
         for listener in self._listeners:
             listener.wake()
         self.on_link_closed()
@@ -234,7 +248,18 @@ class Reactor:
 class SocketLink(Link):
     """A link over a socket of the reactor."""
 
-    __slots__ = ("_eof", "_events", "_half_closed", "_hung", "_lingered", "_more", "_reactor", "_sock", "queued")
+    __slots__ = (
+        "_eof",
+        "_events",
+        "_half_closed",
+        "_hung",
+        "_lingered",
+        "_more",
+        "_reactor",
+        "_sock",
+        "place",
+        "queued",
+    )
 
     def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
         super().__init__(reactor.loop, reactor.config, _address(sock.getpeername), _address(sock.getsockname))
@@ -247,6 +272,7 @@ class SocketLink(Link):
         self._half_closed: Deadline | None = None  # the peer hung up while we were not reading
         self._lingered = -1  # bytes read away after our end; -1 before it
         self.queued = False
+        self.place: str | bytes | None = None  # where the peer is, as the limit for one address sees it
 
     # -- events
 
@@ -321,9 +347,6 @@ class SocketLink(Link):
             self._set_events(0)
         else:
             self._update()
-
-    def _abandoned(self) -> None:
-        self._lose(ConnectionResetError("the peer hung up while its messages were not being read"))
 
     # -- interest
 
@@ -485,15 +508,28 @@ def _address(ask: Callable[[], Any]) -> Any:
     return address[:2] if isinstance(address, tuple) else None
 
 
+def _place(peer: Any) -> str | bytes | None:
+    """What counts as one address: an IPv4 address; of an IPv6 address the half that one customer is given, the /64."""
+    if not isinstance(peer, tuple):
+        return None
+    host: str = peer[0]
+    if ":" not in host:
+        return host
+    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    if packed.startswith(_MAPPED):
+        return socket.inet_ntoa(packed[len(_MAPPED) :])
+    return packed[:8]
+
+
 class Listener:
     """A listening socket of the reactor."""
 
-    def __init__(self, reactor: Reactor, sock: socket.socket, on_connect: OnConnect) -> None:
+    def __init__(self, reactor: Reactor, sock: socket.socket, on_connect: OnConnect, busy: bytes) -> None:
         self._reactor = reactor
         self._sock: socket.socket | None = sock
         self._on_connect = on_connect
+        self._busy = busy
         self._resting = False
-        self._warned = False
         self._timer = Deadline(reactor.loop, self._rested)
         reactor.register(sock.fileno(), self, IN)
 
@@ -505,7 +541,7 @@ class Listener:
                 self._rest(None)
                 return
             try:
-                sock, _ = self._sock.accept()
+                sock, peer = self._sock.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -513,7 +549,21 @@ class Listener:
                     self._rest(error)
                     return
                 continue  # that connection is gone already (ECONNABORTED and its kin)
-            self._adopt(sock)
+            if self._reactor.crowded(peer):
+                self._turn_away(sock, peer)
+            else:
+                self._adopt(sock)
+
+    def _turn_away(self, sock: socket.socket, peer: Any) -> None:
+        """Tell why, as far as that costs nothing: a connection that was turned away must leave no work behind."""
+        self._reactor.loop.tally.hit("max_connections_per_address", f"one more from {peer[0]} was turned away")
+        sock.setblocking(False)
+        try:
+            sock.send(self._busy)
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+        sock.close()
 
     def _adopt(self, sock: socket.socket) -> None:
         try:
@@ -529,9 +579,9 @@ class Listener:
         self._reactor.unregister(self._sock.fileno())
         if error is not None:
             self._timer.set(REST)
-            if not self._warned:
-                self._warned = True
-                logger.warning("cannot accept (%s); new connections wait until descriptors are free", error.strerror)
+            self._reactor.loop.tally.hit("descriptors", f"cannot accept ({error.strerror}); new connections wait")
+        else:
+            self._reactor.loop.tally.hit("max_connections", "new connections wait in the kernel's queue")
 
     def wake(self) -> None:
         """A connection has ended; if the limit was the reason to rest, there is room again."""

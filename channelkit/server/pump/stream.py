@@ -116,9 +116,6 @@ class StreamLink(Link):
             self._patience = Deadline(self._loop, self._abandoned)
             self._patience.set(self._config.half_closed_timeout)
 
-    def _abandoned(self) -> None:
-        self._lose(ConnectionResetError("the peer hung up while its messages were not being read"))
-
     def _take(self, data: bytes) -> None:
         """Give the engine what was read, unless it is over for it."""
         self._held = None

@@ -14,7 +14,7 @@ import pytest
 from channelkit._loop import Loop, open_loop
 from channelkit.config import Config
 from channelkit.server.pump.link import Link
-from channelkit.server.pump.reactor import HUP, IN, OUT, RDHUP, Reactor
+from channelkit.server.pump.reactor import HUP, IN, OUT, RDHUP, Reactor, _place
 from channelkit.testing import clock
 
 Body = Callable[[Loop, "FakePoller", Reactor], Any]
@@ -359,3 +359,20 @@ def test_a_tick_that_takes_too_long_leaves_the_rest_to_the_next(backend: str) ->
                 peer.close()
 
     clock.run(main, backend=backend, max_ticks=1000)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("peer", "place"),
+    [
+        (("192.0.2.1", 80), "192.0.2.1"),
+        (("::ffff:192.0.2.1", 80), "192.0.2.1"),
+        (("2001:db8:1:2:3:4:5:6", 80), bytes.fromhex("20010db800010002")),
+        (("2001:db8:1:2::9", 80), bytes.fromhex("20010db800010002")),
+        (("fe80::1%eth0", 80), bytes.fromhex("fe80000000000000")),
+        (None, None),
+        ("", None),
+    ],
+)
+def test_what_counts_as_one_address(peer: Any, place: Any) -> None:
+    """An IPv4 address, however written; of an IPv6 address its /64; a UNIX socket has none."""
+    assert _place(peer) == place
