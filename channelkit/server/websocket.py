@@ -269,7 +269,7 @@ class WebSocketConnection(WebSocketExchange):
         """Silence for `ping_interval`: ping.  Still silence for `pong_timeout`: gone.  Any byte is life."""
         link = self._link
         if self._close_sent is not None:
-            self.loop.tally.hit("close_timeout", link.peer)
+            self.loop.tally.hit("close_timeout", "a close frame was not answered")
             link.abort()
         elif self._eof:
             link.abort()
@@ -277,7 +277,7 @@ class WebSocketConnection(WebSocketExchange):
             link.alive = self._pinged = False
             self._deadline.set(self.config.ping_interval)
         elif self._pinged:
-            self.loop.tally.hit("pong_timeout", link.peer)
+            self.loop.tally.hit("pong_timeout", "a ping was not answered")
             link.abort()
         else:
             self._pinged = True

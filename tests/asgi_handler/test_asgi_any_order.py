@@ -166,7 +166,9 @@ def test_any_order(backend: Backend, plan: list[str]) -> None:
             stream = host.connect()
             await stream.send(b"GET /first HTTP/1.1\r\nHost: t\r\n\r\n")
             await stream.send(b"GET /second HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
-            return await read_all(stream)
+            data = await read_all(stream)
+            await anyio.sleep(10)  # what the application does after its response is to be seen too
+            return data
 
     found = responses(clock.run(main, backend=backend))
     if model.whole:

@@ -40,7 +40,9 @@ def test_a_group_of_both_kinds(site: Site) -> None:
     assert stream.until(b"\n\n") == b"data: line one\ndata: line two\n\n"
 
 
-@pytest.mark.parametrize(("code", "reason", "status"), [(1000, "", "normal"), (1001, "bye", "going-away"), (4321, "\u00e9", "unknown")])
+@pytest.mark.parametrize(
+    ("code", "reason", "status"), [(1000, "", "normal"), (1001, "bye", "going-away"), (4321, "\u00e9", "unknown")]
+)
 def test_the_peer_closes(site: Site, code: int, reason: str, status: str) -> None:
     """Code and reason of the peer's close are told as far as the host tells them, and it is answered."""
     name = site.name()
@@ -64,7 +66,13 @@ def test_our_side_closes(site: Site, code: int, reason: str) -> None:
     assert websocket.receive() == "last words"
     assert websocket.end() == Closed(code, reason)
     end = site.end(name)
-    assert (end["status"], end["code"], end["reason"], end["by"], end["unsent"]) == ("server-close", code, reason, "local", 0)
+    assert (end["status"], end["code"], end["reason"], end["by"], end["unsent"]) == (
+        "server-close",
+        code,
+        reason,
+        "local",
+        0,
+    )
     if code == 4000:
         site.saw("own-code", "yes")
         site.saw("answered", {True: "True", None: "None: handed to the host"}[end["delivered"]])

@@ -95,7 +95,9 @@ class Table:
 def _groups() -> Iterable[tuple[str, Sequence[str]]]:
     families = {"uvicorn": "uvicorn", "hypercorn": "hypercorn", "granian": "granian and our own server"}
     for family, title in families.items():
-        names = [host.name for host in HOSTS if host.family in (family, "channelkit" if family == "granian" else family)]
+        names = [
+            host.name for host in HOSTS if host.family in (family, "channelkit" if family == "granian" else family)
+        ]
         yield title, names
 
 

@@ -203,5 +203,5 @@ def test_limits_are_logged_once_in_a_while(host: Host, caplog: pytest.LogCapture
     assert peer.read_frame() == closed(1008)
     assert host.server is not None
     assert host.server.limit_counts == {"max_ws": 20, "max_fragments": 1}
-    lines = [record.getMessage() for record in caplog.records if "since the last" in record.getMessage()]
+    lines = [record.getMessage() for record in caplog.records if "since the last such line" in record.getMessage()]
     assert [line.split(":")[0] for line in lines] == ["max_ws", "max_fragments"]
