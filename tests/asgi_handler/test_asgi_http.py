@@ -457,7 +457,7 @@ def test_a_request_that_breaks_while_its_answer_waits_for_room(backend: Any) -> 
     """The refusal is the answer; what the application was about to send is dropped, and it does not hear of it."""
     ended: list[str] = []
 
-    async def answer(send: Any) -> None:
+    async def respond(send: Any) -> None:
         await send(start())
         await send(body(b"never"))
         ended.append("sent")
@@ -467,7 +467,7 @@ def test_a_request_that_breaks_while_its_answer_waits_for_room(backend: Any) -> 
             await sends(start(), body(bytes(500_000)))(scope, receive, send)
             return
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(answer, send)
+            tasks.start_soon(respond, send)
             await anyio.sleep(1)
             while (await receive())["type"] != "http.disconnect":
                 pass
