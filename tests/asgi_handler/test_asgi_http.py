@@ -454,18 +454,16 @@ def test_whoever_waits_takes_the_next_piece(backend: Any) -> None:
 
 
 def test_a_request_that_breaks_while_its_answer_waits_for_room(backend: Any) -> None:
-    """The refusal is the answer; what the application was about to send is dropped, and it does not hear of it."""
+    """The answer is cut; what the application was about to send is dropped, and it does not hear of it."""
     ended: list[str] = []
 
     async def respond(send: Any) -> None:
         await send(start())
+        await send(body(bytes(500_000), True))
         await send(body(b"never"))
         ended.append("sent")
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["path"] == "/large":
-            await sends(start(), body(bytes(500_000)))(scope, receive, send)
-            return
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(respond, send)
             await anyio.sleep(1)
@@ -474,7 +472,6 @@ def test_a_request_that_breaks_while_its_answer_waits_for_room(backend: Any) -> 
 
     async def talk(host: Host) -> bytes:
         stream = host.connect(capacity=1000)
-        await stream.send(b"GET /large HTTP/1.1\r\nHost: t\r\n\r\n")
         await stream.send(b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
         await anyio.sleep(0.5)
         assert ended == []  # it waits for room
@@ -483,8 +480,9 @@ def test_a_request_that_breaks_while_its_answer_waits_for_room(backend: Any) -> 
         return await read_all(stream)
 
     answer = serve(app, talk, backend)
-    assert b"HTTP/1.1 400 " in answer
+    assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"never" not in answer
+    assert not answer.endswith(b"0\r\n\r\n")
 
 
 def test_a_cancelled_receive_takes_nothing(backend: Any) -> None:
