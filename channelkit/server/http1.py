@@ -298,8 +298,9 @@ class HttpConnection:
             self._body_late(exchange)
         elif self._in_head:
             self._bad(BadRequest(408, "the head did not arrive in time", limit="head_timeout"))
-        elif self.link.unsent:
-            self._deadline.set(self.config.keep_alive_timeout)  # not idle: the write timeout runs
+        elif self.link.unsent or self._reader.buffered:
+            # Not idle: the write timeout runs, or the next request is here and has its turn soon.
+            self._deadline.set(self.config.keep_alive_timeout)
         else:
             name = "keep_alive_timeout" if self._served else "head_timeout"
             self.loop.tally.hit(name, "a silent connection was closed", logging.DEBUG)

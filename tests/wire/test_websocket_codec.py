@@ -392,7 +392,7 @@ def test_a_partial_frame_does_not_hold_a_large_read() -> None:
     def large_read() -> None:
         run([text("x" * 60_000) + text("partial")[:5]], codec)
 
-    assert grown(large_read) < 1000
+    assert grown(large_read) < 10_000  # what it must not keep is five times that
     assert codec.buffered == 5
 
 
@@ -425,7 +425,7 @@ def test_closing_lets_go_of_what_was_open(make: Callable[[int], WebSocketCodec])
         return codecs
 
     closing()
-    assert grown(closing) < 2000
+    assert grown(closing) < 10_000  # what it must not keep is five times that
 
 
 @EACH_WAY
@@ -438,7 +438,7 @@ def test_a_dead_codec_keeps_nothing(make: Callable[[int], WebSocketCodec]) -> No
         return codec
 
     broken()
-    assert grown(broken) < 1000
+    assert grown(broken) < 10_000  # what it must not keep is five times that
 
 
 # -- after our close
@@ -485,7 +485,7 @@ def test_skipped_data_is_not_kept(make: Callable[[int], WebSocketCodec]) -> None
     codec = make(MAX)
     codec.close(None)
     assert run([b"\x82\xff" + (1 << 62).to_bytes(8) + KEY], codec) == []
-    assert grown(lambda: run([bytes(50_000)] * 10, codec)) < 1000
+    assert grown(lambda: run([bytes(50_000)] * 10, codec)) < 10_000  # what it must not keep is five times that
     assert codec.buffered == 0
 
 
