@@ -84,6 +84,38 @@ class Config:
         return Deflate() if self.compression == "deflate" else self.compression
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionConfig:
+    """The options of sessions (docs/protocol.md), one object an endpoint.
+
+    Memory of one session at most: inbox + one window in + one window out, attached or not.  Raises ConfigError (a
+    ValueError) for a value that cannot work.
+    """
+
+    ack: Literal["inbox", "processed"] = "inbox"  # what is acknowledged: entered the inbox, or its handler returned
+    window: int = 1024  # unacknowledged messages each way: a second's worth at 1,000 a second
+    window_bytes: int = 4 * MIB  # the same in bytes of payload; at least one message of max_message
+    max_message: int = 1 * MIB  # payload of one message, text as UTF-8; larger: 413 or 1009
+    grace: float = 30.0  # a session survives this long without its peer: a lift, a tunnel, a laptop's lid
+    ping: float = 20.0  # silence after which an attachment says something; below the 30-60 s of NATs and proxies
+    ping_timeout: float = 10.0  # from there to any byte at all, on a WebSocket; a write without progress on a stream
+    max_wait: float = 25.0  # one poll; below the 30 s after which common proxies give up
+    poll_bytes: int = 1 * MIB  # payload of one poll's answer; a larger message goes alone
+    poll_gap: float = 5.0  # without a poll: the poller counts as detached, not merely between two polls
+    rotation: float = 300.0  # a streaming response is ended and begun again; +- 10 %
+    ack_delay: float = 1.0  # the longest an acknowledgement waits for company; at window/4 it goes at once
+    hello_timeout: float = 10.0  # from a WebSocket's opening to the client's hello
+    fruitless_attaches: int = 10  # within attach_interval, close together, acknowledging nothing: then 429
+    attach_interval: float = 10.0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _CHECKS.get(str(field.type), _checked_elsewhere)(field.name, getattr(self, field.name))
+        _choice("ack", self.ack, ("inbox", "processed"))
+        if self.window_bytes < self.max_message:
+            raise ConfigError(f"window_bytes ({self.window_bytes}) must not be below max_message ({self.max_message})")
+
+
 class ServerOptions(TypedDict, total=False):
     """The fields of `Config` as keyword arguments, for type checkers; a test holds the two equal."""
 

@@ -12,6 +12,10 @@
     │   └── BadFrame                    carries the WebSocket close code the peer was told
     ├── ChannelClosed                   nobody's mistake: the channel is over
     └── Disconnected (OSError)          the same, as an ASGI application expects it
+    │   ├── BadFrame                    carries the WebSocket close code the peer was told
+    │   └── BadMessage                  a frame, query or body of a session (docs/protocol.md); carries both
+    │       └── MessageTooBig           one beyond the limits that hello told
+    └── ChannelClosed                   nobody's mistake: the channel is over
 
 A full outbox raises `anyio.WouldBlock`, a second consumer `anyio.BusyResourceError`, a wrong type `TypeError`,
 a wrong value `ValueError`: the words every anyio program already knows.  Bytes from a peer can only ever become
@@ -81,6 +85,30 @@ class BadFrame(RemoteError):
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
+
+
+class BadMessage(RemoteError):
+    """A frame, query or body of a session that breaks docs/protocol.md; the text names what is wrong.
+
+    `status` is the HTTP status and `close_code` the WebSocket close code the peer is told.  The text holds nothing
+    of a peer's credential and may be sent to it.
+    """
+
+    status = 400
+
+    def __init__(self, detail: str, close_code: int = 1008) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.close_code = close_code
+
+
+class MessageTooBig(BadMessage):
+    """A message, line or body larger than hello allows."""
+
+    status = 413
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, close_code=1009)
 
 
 class ChannelClosed(ChannelKitError):

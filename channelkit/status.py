@@ -30,6 +30,8 @@ class CloseStatus(StrEnum):
     MANDATORY_EXTENSION = "mandatory-extension"
     INTERNAL_SERVER_ERROR = "internal-server-error"
     UNKNOWN = "unknown"
+    LOST = "lost"  # a session whose continuity is gone (docs/protocol.md)
+    ABANDONED = "abandoned"  # a session whose peer stayed away for longer than its grace
 
 
 _BY_CODE = {

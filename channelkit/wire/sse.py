@@ -26,15 +26,25 @@ _DIGITS = re.compile(r"[0-9]+")
 
 def encode_text(message: str) -> bytes:
     """One event.  Raises UnicodeEncodeError, a ValueError, for a lone surrogate: the stream is UTF-8."""
-    if "\r" in message or "\0" in message:
-        return b"event: ck-j\ndata: " + encode_json_string(message) + b"\n\n"
-    # Always one space behind the colon: a reader takes off one, so a text that begins with a space keeps its own.
-    return b"data: " + message.encode().replace(b"\n", b"\ndata: ") + b"\n\n"
+    return text_fields(message) + b"\n"
 
 
 def encode_binary(message: bytes) -> bytes:
     """One event."""
-    return b"event: ck-b\ndata: " + base64.b64encode(message) + b"\n\n"
+    return binary_fields(message) + b"\n"
+
+
+def text_fields(message: str) -> bytes:
+    """The lines of an event that say `message`, without the empty line that ends it; raises as `encode_text`."""
+    if "\r" in message or "\0" in message:
+        return b"event: ck-j\ndata: " + encode_json_string(message) + b"\n"
+    # Always one space behind the colon: a reader takes off one, so a text that begins with a space keeps its own.
+    return b"data: " + message.encode().replace(b"\n", b"\ndata: ") + b"\n"
+
+
+def binary_fields(message: bytes) -> bytes:
+    """The same for a binary message."""
+    return b"event: ck-b\ndata: " + base64.b64encode(message) + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +65,34 @@ def message(event: ServerEvent) -> str | bytes:
     return event.data
 
 
+class EventTooLong(ValueError):
+    """An event of more than the characters its reader allows."""
+
+
 class EventStreamReader:
     """Reads an event stream as the standard says a browser does: bytes in, however cut, events out.
 
     `retry` is the reconnection time in milliseconds the server asked for last, `last_event_id` what a reconnecting
-    client would tell.  An event the stream ends inside of is never given.
+    client would tell.  An event the stream ends inside of is never given.  `max_event` bounds the characters of one
+    event's lines; more raises EventTooLong, and whoever reads on has himself to blame.
     """
 
-    __slots__ = ("_after_cr", "_data", "_decoder", "_event", "_id", "_line", "last_event_id", "retry")
+    __slots__ = (
+        "_after_cr",
+        "_data",
+        "_decoder",
+        "_event",
+        "_held",
+        "_id",
+        "_line",
+        "_max_event",
+        "last_event_id",
+        "retry",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, max_event: int | None = None) -> None:
+        self._max_event = max_event
+        self._held = 0  # characters of the event that is not at its end yet
         self.retry: int | None = None
         self.last_event_id = ""
         # "UTF-8 decode" of the Encoding standard: one BOM at the start is taken off, what is wrong becomes U+FFFD.
@@ -87,12 +115,19 @@ class EventStreamReader:
         self._after_cr = text.endswith("\r")
         *ended, rest = _LINE_END.split(text)
         for piece in ended:
+            self._hold(piece)
             self._line.append(piece)
             self._take_line("".join(self._line), found)
             self._line.clear()
         if rest:
+            self._hold(rest)
             self._line.append(rest)
         return found
+
+    def _hold(self, piece: str) -> None:
+        self._held += len(piece)
+        if self._max_event is not None and self._held > self._max_event:
+            raise EventTooLong(f"an event of more than {self._max_event} characters")
 
     message = staticmethod(message)
 
@@ -120,3 +155,4 @@ class EventStreamReader:
             found.append(ServerEvent(self._event or "message", "\n".join(self._data), self._id))
         self._event = ""
         self._data = []
+        self._held = 0

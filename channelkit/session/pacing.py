@@ -1,0 +1,58 @@
+"""How fast: back-off of a client, the rate rule for attaches (P7), and when a stream is rotated early (P6)."""
+
+from __future__ import annotations
+
+from collections import deque
+
+#: P4, client 4: attach again after this, doubling, up to that, full jitter.
+FIRST_DELAY = 0.5
+LONGEST_DELAY = 30.0
+
+
+def backoff(failures: int, jitter: float) -> float:
+    """Seconds before the next try after `failures` in a row; `jitter` is drawn from [0, 1)."""
+    if failures <= 0:
+        return 0.0
+    return jitter * min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(failures - 1, 10))
+
+
+def rotation_delay(fruitless: int, longest: float) -> float:
+    """The least age of an attachment before a full window ends it: 0, then 1, 2, 4 ... seconds.
+
+    `fruitless` attachments in a row brought no higher acknowledgement: their client is slow, or a proxy strips its
+    Last-Event-ID, and rotating faster would only send the same again (F11).
+    """
+    return 0.0 if fruitless <= 0 else min(longest, 2.0 ** min(fruitless - 1, 30))
+
+
+class AttachRate:
+    """At most `most` attaches in `interval` seconds that bring no higher ack and come within 1 s of the one before."""
+
+    __slots__ = ("interval", "last", "most", "times")
+
+    CLOSE_TOGETHER = 1.0
+
+    def __init__(self, most: int, interval: float) -> None:
+        self.most = most
+        self.interval = interval
+        self.times: deque[float] = deque()
+        self.last: float | None = None
+
+    def refused(self, now: float, *, progress: bool) -> float | None:
+        """Seconds after which to try again if this attach comes too often, else None; nothing is recorded."""
+        if not self._counts(now, progress=progress):
+            return None
+        while self.times and self.times[0] <= now - self.interval:
+            self.times.popleft()
+        if len(self.times) < self.most:
+            return None
+        return min(self.CLOSE_TOGETHER, self.times[0] + self.interval - now)
+
+    def admitted(self, now: float, *, progress: bool) -> None:
+        """Record an attach that was admitted."""
+        if self._counts(now, progress=progress):
+            self.times.append(now)
+        self.last = now
+
+    def _counts(self, now: float, *, progress: bool) -> bool:
+        return not progress and self.last is not None and now - self.last < self.CLOSE_TOGETHER
