@@ -5,6 +5,8 @@ from channelkit.asgi.handler import ASGIHandler as ASGIHandler
 from channelkit.channel import Channel as Channel
 from channelkit.channel import ChannelStatistics as ChannelStatistics
 from channelkit.config import Config as Config
+from channelkit.config import SessionConfig as SessionConfig
+from channelkit.endpoint import Endpoint as Endpoint
 from channelkit.errors import BadFrame as BadFrame
 from channelkit.errors import BadRequest as BadRequest
 from channelkit.errors import ChannelClosed as ChannelClosed
@@ -33,6 +35,7 @@ from channelkit.timer import ScheduledTask as ScheduledTask
 from channelkit.timer import cancel as cancel
 from channelkit.timer import schedule_task as schedule_task
 from channelkit.timer import with_timeout as with_timeout
+from channelkit.transports.session import SessionChannel as SessionChannel
 from channelkit.wire.deflate import Deflate as Deflate
 from channelkit.wire.websocket_handshake import sec_websocket_accept as sec_websocket_accept
 

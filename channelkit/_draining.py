@@ -32,12 +32,22 @@ class Draining:
     def __init__(self, loop: Loop, cancel_handlers: Callable[[], None], patience: float) -> None:
         self.loop = loop
         self.connections: set[Connection] = set()
+        self._guests: set[Connection] = set()  # what outlives its requests: sessions
         self.running = 0  # handlers
         self.stopping = False
         self.lingering: Callable[[], int] = lambda: 0  # connections a pump still holds, engines or not
         self._cancel_handlers = cancel_handlers
         self._patience = patience  # seconds for `finally` blocks and `on_close` after the cut
         self._changed = loop.parking()
+
+    def join(self, guest: Connection) -> None:
+        """`guest` outlives the request that made it, and is to be waited for and told all the same."""
+        self._guests.add(guest)
+
+    def leave(self, guest: Connection) -> None:
+        """`guest` is over."""
+        self._guests.discard(guest)
+        self.changed()
 
     def ended(self, connection: Connection) -> None:
         """A connection is over."""
@@ -70,7 +80,7 @@ class Draining:
         self._cancel_handlers()
         for _ in range(LAST_TURNS):
             await self.loop.checkpoint()  # what goodbye wrote leaves, as far as the kernel or host takes it
-        for connection in tuple(self.connections):
+        for connection in (*self._guests, *self.connections):
             connection.abort()
         with anyio.move_on_after(self._patience):
             await self._wait_handlers()
@@ -79,14 +89,15 @@ class Draining:
         self.loop.cancel_on_leaving()
 
     def _say_goodbye(self, now: bool) -> None:
-        for connection in tuple(self.connections):
+        # Sessions first: what they say last goes out on connections that are told next.
+        for connection in (*self._guests, *self.connections):
             connection.going_away(now)
 
     async def _wait_handlers(self) -> None:
         """Until every handler and engine is through; what lingers in the kernel is cut by the pump."""
-        while self.connections or self.running:
+        while self.connections or self.running or self._guests:
             await self._changed.park()
 
     async def _wait_idle(self) -> None:
-        while self.connections or self.running or self.lingering():
+        while self.connections or self.running or self._guests or self.lingering():
             await self._changed.park()

@@ -105,6 +105,8 @@ class SessionConfig:
     rotation: float = 300.0  # a streaming response is ended and begun again; +- 10 %
     ack_delay: float = 1.0  # the longest an acknowledgement waits for company; at window/4 it goes at once
     hello_timeout: float = 10.0  # from a WebSocket's opening to the client's hello
+    max_sessions: int = 20000  # open at once; as many as connections.  More: 503
+    max_sessions_per_principal: int = 1000  # the same for one principal, or one address without principals.  More: 429
     fruitless_attaches: int = 10  # within attach_interval, close together, acknowledging nothing: then 429
     attach_interval: float = 10.0
 

@@ -9,13 +9,11 @@
     │   └── NotAvailable                asked for something this version does not have yet
     ├── RemoteError                     the peer's mistake, judged from bytes it sent
     │   ├── BadRequest                  carries the HTTP status the peer was told
-    │   └── BadFrame                    carries the WebSocket close code the peer was told
-    ├── ChannelClosed                   nobody's mistake: the channel is over
-    └── Disconnected (OSError)          the same, as an ASGI application expects it
     │   ├── BadFrame                    carries the WebSocket close code the peer was told
     │   └── BadMessage                  a frame, query or body of a session (docs/protocol.md); carries both
     │       └── MessageTooBig           one beyond the limits that hello told
-    └── ChannelClosed                   nobody's mistake: the channel is over
+    ├── ChannelClosed                   nobody's mistake: the channel is over
+    └── Disconnected (OSError)          the same, as an ASGI application expects it
 
 A full outbox raises `anyio.WouldBlock`, a second consumer `anyio.BusyResourceError`, a wrong type `TypeError`,
 a wrong value `ValueError`: the words every anyio program already knows.  Bytes from a peer can only ever become

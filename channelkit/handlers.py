@@ -46,7 +46,7 @@ def as_channel(
     Raises HandlerError if the request has a channel or an answer already; BadRequest if the client asked wrongly
     (uncaught, the client gets its status); ValueError or TypeError for a bad option, with nothing answered.
     """
-    channel = _make(request, subprotocols, headers, status, streaming, framing, origins)
+    channel = make_channel(request, subprotocols, headers, status, streaming, framing, origins)
     channel._open(on_open=on_open, on_receive=on_receive, on_ping=on_ping, on_close=on_close)
     return channel
 
@@ -68,21 +68,23 @@ async def with_channel(
     head of an HTTP response: aborts) and lets the exception through.  Messages wait in the inbox, bounded, until
     they are received.  Options and errors as for `as_channel`.
     """
-    channel = _make(request, subprotocols, headers, status, streaming, framing, origins)
+    channel = make_channel(request, subprotocols, headers, status, streaming, framing, origins)
     channel._open(holding=True)
     async with channel:
         yield channel
 
 
-def _make(
+def make_channel(
     request: Request,
-    subprotocols: Iterable[str],
-    headers: HeaderInput,
-    status: int,
-    streaming: bool,
-    framing: str | None,
-    origins: Iterable[str] | None,
+    subprotocols: Iterable[str] = (),
+    headers: HeaderInput = (),
+    status: int = 200,
+    streaming: bool = False,
+    framing: str | None = None,
+    origins: Iterable[str] | None = None,
+    quiet: bool = False,
 ) -> Channel:
+    """The channel of `request`, not opened yet."""
     exchange = unanswered(request)
     options = ChannelOptions(
         subprotocols=_names("subprotocols", subprotocols),
@@ -91,6 +93,7 @@ def _make(
         streaming=streaming,
         framing=framing,
         origins=None if origins is None else _names("origins", origins),
+        quiet=quiet,
     )
     channel = registry.transport_for(request).open(exchange, request, options)
     exchange.channel_made(channel)

@@ -74,7 +74,7 @@ async def answer(exchange: HttpExchange, result: Any) -> None:
             )
         return
     if result is ANSWERED:
-        if not exchange.started:
+        if not exchange.started and not exchange.gone:
             raise HandlerError("the handler returned the answer of another request; this one has none")
         return
     if isinstance(result, Channel):

@@ -37,6 +37,7 @@ class ChannelOptions:
     streaming: bool = False
     framing: str | None = None
     origins: tuple[str, ...] | None = None
+    quiet: bool = False  # a channel that cannot receive lets its handler wait all the same
 
 
 @runtime_checkable
@@ -90,6 +91,29 @@ class WebSocketListener(Listener, Protocol):
         """The peer broke the protocol; the close frame with `code` is on its way."""
 
 
+class Guest(Protocol):
+    """What outlives the request that made it, such as a session, and must end with its host all the same."""
+
+    def going_away(self, now: bool) -> None:
+        """The host is stopping: end soon.  `now`: its patience is over, end at once."""
+
+    def abort(self) -> None:
+        """The host has stopped."""
+
+
+class Host(Protocol):
+    """What an exchange's host offers to those that outlive it."""
+
+    @property
+    def stopping(self) -> bool: ...
+
+    def join(self, guest: Guest) -> None:
+        """The host waits for `guest` when it drains, and tells it."""
+
+    def leave(self, guest: Guest) -> None:
+        """`guest` is over."""
+
+
 class Outbox(Protocol):
     """How much an exchange has accepted and not handed on; a plain attribute, since every message looks at it."""
 
@@ -100,10 +124,11 @@ class Outbox(Protocol):
 class Exchange(ABC):
     """Seam 2, what both kinds share: one request being answered, or one WebSocket being held."""
 
-    __slots__ = ("config", "loop", "outbox")
+    __slots__ = ("config", "host", "loop", "outbox")
 
     loop: Loop
     config: Config
+    host: Host
 
     #: `outbox.unsent`: bytes accepted by `write` and not yet handed to the kernel or host.
     outbox: Outbox

@@ -63,6 +63,7 @@ class AsgiHttpExchange(HttpExchange):
     def __init__(self, core: AppCore, scope: Scope, receive: Receive, send: Send, tasks: TaskGroup) -> None:
         self.loop = core.loop
         self.config = core.config
+        self.host = core
         self.scope = scope
         self.listener: Listener | None = None
         self.channel: Channel | None = None

@@ -192,6 +192,7 @@ class AsgiWebSocket(WebSocketExchange):
     def __init__(self, handshake: AsgiHandshake) -> None:
         self.loop = handshake.loop
         self.config = handshake.config
+        self.host = handshake.host
         self.outbox = self.queue = handshake.queue
         self.write = self._write
         self.paused = False

@@ -57,6 +57,7 @@ class HttpConnection:
         "_reader",
         "_served",
         "config",
+        "host",
         "link",
         "loop",
     )
@@ -66,6 +67,7 @@ class HttpConnection:
         self.link = link
         self.loop = core.loop
         self.config = core.config
+        self.host = core
         self._reader = RequestReader(core.request_limits)
         self._exchange: Http1Exchange | None = None
         self._ending = False  # nothing that still arrives is answered

@@ -50,6 +50,7 @@ class Http1Exchange(HttpExchange):
         self._connection = connection
         self.loop = connection.loop
         self.config = connection.config
+        self.host = connection.host
         self.outbox = connection.link
         self.head = head
         self.keep_alive = head.keep_alive

@@ -67,6 +67,7 @@ class WebSocketConnection(WebSocketExchange):
         self.write = link.write
         self.loop = core.loop
         self.config = core.config
+        self.host = core
         self._codec = WebSocketCodec(core.config.max_ws, max_fragments=core.config.max_fragments, deflate=deflate)
         self.text, self.binary, self.wire_format = text_frame, binary_frame, PLAIN
         if deflate is not None:

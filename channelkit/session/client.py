@@ -26,21 +26,18 @@ from channelkit.session.actions import (
     Create,
     Delete,
     Detached,
-    Drained,
     Drop,
-    Ended,
     Kind,
     Open,
     Post,
     Room,
     Write,
 )
-from channelkit.session.ending import ENDED, KILLED, LOST, Ending, Outcome
+from channelkit.session.ending import ENDED, KILLED, LOST, Ending
 from channelkit.session.frames import Ack, Binary, End, Frame, Hello, Message, Numbered, Ping, Terms, Text
 from channelkit.session.pacing import backoff
 from channelkit.session.receiver import Receiver, Take
 from channelkit.session.sender import Sender
-from channelkit.status import By
 
 Actions = list[ClientAction]
 NEVER = math.inf

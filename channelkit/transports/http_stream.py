@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from channelkit._loop import Timer
     from channelkit.http import Request
 
+NOTHING_BACK = "a plain HTTP response carries nothing back: use a WebSocket, or an Endpoint, whose sessions take POSTs"
 HTML = ("Content-Type", "text/html; charset=utf-8")  # http-kit's default on channels
 NO_BUFFERING = (("Cache-Control", "no-store, no-transform"), ("X-Accel-Buffering", "no"))
 
@@ -86,18 +87,20 @@ class HttpStreamChannel(Channel):
         "_pending_bytes",
         "_ping_timer",
         "_pulling",
+        "_receive_unsupported",
         "_status",
         "_wrote",
     )
 
     transport = "http_stream"
-    _receive_unsupported = "a plain HTTP response carries nothing back: use a WebSocket, or let the client POST"
 
     def __init__(self, request: Request, exchange: HttpExchange, options: ChannelOptions) -> None:
         super().__init__(request, exchange)
         if options.framing is not None and options.framing not in FRAMINGS:
             raise ConfigError(f"framing must be one of {', '.join(FRAMINGS)} or None, not {options.framing!r}")
         self._http = exchange
+        # A handler that serves every transport waits for messages that never come; to any other it is a mistake.
+        self._receive_unsupported = None if options.quiet else NOTHING_BACK
         self._framing = FRAMINGS[options.framing] if options.framing else None
         self._status = check_status(options.status)
         self._headers = header_lines(options.headers)

@@ -1,0 +1,334 @@
+"""A session as a Channel, and the one object that holds it together: machine, channel, carrier, deadline.
+
+The rules are the machine's (`session.server`); here its actions are done, in order, and the application's calls become
+events.  What carries a session is a `Carrier`: a poll, a stream, a WebSocket, or one of another package.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from channelkit._deadline import Deadline
+from channelkit._lifecycle import NEW
+from channelkit.channel import Channel
+from channelkit.http import Response
+from channelkit.session.actions import Attached, Detached, Ended, Finish, Kind, Room, ServerAction, Start, Write
+from channelkit.session.frames import Frame, Numbered, check_payload
+from channelkit.session.refusals import Refusal
+from channelkit.session.server import Admitted, Refused, ServerSession
+from channelkit.spi import Exchange
+
+if TYPE_CHECKING:
+    from channelkit._loop import Loop
+    from channelkit.config import Config
+    from channelkit.http import Request
+    from channelkit.session.ending import Ending
+    from channelkit.spi import Host
+
+FULL = 1 << 62  # unsent bytes of a window whose messages are used up
+
+
+class Carrier(Protocol):
+    """A connection that carries a session's downlink.  It never calls the session from inside these calls."""
+
+    def write(self, frames: tuple[Frame, ...]) -> None:
+        """Encode and write `frames`, in order."""
+
+    def finish(self, action: Finish) -> None:
+        """End after what was written; the session hears no more of this carrier."""
+
+
+class _Unacknowledged:
+    """A session's outbox: what the peer has not acknowledged, against the window."""
+
+    def __init__(self, machine: ServerSession) -> None:
+        self._machine = machine
+
+    @property
+    def unsent(self) -> int:
+        sender = self._machine.sender
+        if not sender.frames:
+            return 0
+        return sender.bytes + 1 if sender.sent - sender.acked < sender.window else FULL
+
+
+class SessionExchange(Exchange):
+    """What a session is to its channel in place of a connection."""
+
+    __slots__ = ("session",)
+
+    def __init__(self, session: LiveSession, config: Config, loop: Loop, host: Host) -> None:
+        self.session = session
+        self.loop = loop
+        self.host = host
+        terms = session.machine.config
+        # The window is the mark: a message of any allowed size fits where `send` need not wait.
+        self.config = dataclasses.replace(
+            config,
+            soft_mark=max(1, terms.window_bytes - terms.max_message),
+            hard_mark=terms.window_bytes,
+        )
+        self.outbox = _Unacknowledged(session.machine)
+
+    def want_room(self) -> None:
+        self.session.blocked()
+
+    def flush(self) -> None:
+        """Carriers hand over by themselves; what counts is the acknowledgement."""
+
+    def set_reading(self, on: bool) -> None:
+        self.session.set_pulling(on)
+
+    def abort(self) -> None:
+        self.session.abort()
+
+
+class SessionChannel(Channel):
+    """A channel that outlives connections and moves between transports (docs/protocol.md).
+
+    `send` waits while the window is full, attached or not; `flush` waits until the peer has acknowledged everything.
+    `session_id` is public; `principal` is what `authenticate` gave.
+    """
+
+    __slots__ = ("_listeners", "_session", "principal", "session_id")
+
+    transport = "session"
+
+    def __init__(self, request: Request, exchange: SessionExchange, principal: Hashable) -> None:
+        super().__init__(request, exchange)
+        self._session = exchange.session
+        self._listeners: dict[type[ServerAction], Callable[[], Any]] = {}
+        self.session_id = self._session.machine.sid
+        self.principal = principal
+
+    @property
+    def attached(self) -> bool:
+        """Whether a connection carries the session now."""
+        return self._session.machine.attachment is not None
+
+    def on_attach(self, callback: Callable[[], Any]) -> Callable[[], Any]:
+        """Call `callback()` each time a connection carries the session again; also a decorator."""
+        self._check_thread()
+        self._listeners[Attached] = callback
+        return callback
+
+    def on_detach(self, callback: Callable[[], Any]) -> Callable[[], Any]:
+        """Call `callback()` when no connection carries the session (a poller: after `poll_gap`); also a decorator."""
+        self._check_thread()
+        self._listeners[Detached] = callback
+        return callback
+
+    def moved(self, action: ServerAction) -> None:
+        """The session was attached or detached."""
+        self._queue_call(partial(self._tell, type(action)))
+
+    def _tell(self, kind: type[ServerAction]) -> Any:
+        callback = self._listeners.get(kind)
+        return None if callback is None else callback()
+
+    # -- hooks
+
+    def _encode(self, data: Any) -> Any:
+        payload = data
+        if isinstance(data, Response):
+            payload = data.body
+        elif isinstance(data, dict):
+            payload = data.get("body", data)
+        if isinstance(payload, bytearray | memoryview):
+            payload = bytes(payload)
+        return _Payload(payload, check_payload(payload, self._session.machine.config.max_message))
+
+    def _write(self, wire: Any, last: bool) -> None:
+        self._session.send(wire.payload)
+
+    def _finish(self, code: int, reason: str) -> None:
+        self._session.close(code, reason)
+
+    def _abort(self) -> None:
+        self._session.abort()
+
+    def ended(self, ending: Ending, unsent: int) -> None:
+        """The session is over: once, by the machine."""
+        info = ending.close_info(server=True)
+        self._ended(info.status, info.code, info.reason, info.by, delivered=info.delivered, unsent=unsent)
+
+
+class _Payload:
+    """The wire form: numbers are given when it is written, and forms when it is carried."""
+
+    __slots__ = ("payload", "size")
+
+    def __init__(self, payload: str | bytes, size: int) -> None:
+        self.payload = payload
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+
+class LiveSession:
+    """One session on one event loop."""
+
+    def __init__(
+        self,
+        machine: ServerSession,
+        request: Request,
+        exchange: Exchange,
+        principal: Hashable,
+        start: Callable[[SessionChannel], None],
+        over: Callable[[LiveSession], None],
+    ) -> None:
+        self.machine = machine
+        self.principal = principal
+        self.loop = exchange.loop
+        self._host = exchange.host
+        self._start = start
+        self._over = over
+        self._carriers: dict[int, Carrier] = {}
+        self._todo: deque[ServerAction] = deque()
+        self._doing = False
+        self._pulling = False  # until the handler has begun
+        self._deadline = Deadline(self.loop, self._tick)
+        self._context = contextvars.copy_context()
+        inner = SessionExchange(self, exchange.config, exchange.loop, exchange.host)
+        self.channel = SessionChannel(request, inner, principal)
+        self._host.join(self)
+        self._arm()
+
+    # -- what carriers and requests tell
+
+    def attach(self, kind: Kind, a: int, ack: int, carrier: Carrier, wait: float = 0.0) -> int | Refused:
+        """Make `carrier` the attachment: its number, by which it is known from now on; or why not."""
+        unsent = self.machine.sender.bytes
+        result = self.machine.attach(kind, a, ack, self.loop.time(), wait=wait, draining=self._host.stopping)
+        if isinstance(result, Admitted):
+            self._carriers[result.number] = carrier
+        self.do(result.actions, unsent)
+        return result.number if isinstance(result, Admitted) else result
+
+    def received(self, attachment: int, frame: Frame) -> None:
+        """A frame came on a WebSocket."""
+        unsent = self.machine.sender.bytes
+        self.do(self.machine.received(attachment, frame, self.loop.time()), unsent)
+        self._pull()
+
+    def broke(self, attachment: int, code: int, reason: str) -> None:
+        """The peer broke the protocol on this attachment."""
+        self.do(self.machine.broke(attachment, code, reason, self.loop.time()))
+
+    def detached(self, attachment: int) -> None:
+        """The carrier's connection is gone."""
+        self._carriers.pop(attachment, None)
+        self.do(self.machine.detached(attachment, self.loop.time()))
+
+    def post(self, a: int, ack: int, frames: list[Numbered]) -> Refusal | int:
+        """A batch came by POST: the ack to answer, or the refusal."""
+        unsent = self.machine.sender.bytes
+        result = self.machine.post(a, ack, frames, self.loop.time())
+        self.do(result.actions, unsent)
+        if isinstance(result, Refused):
+            return result.refusal
+        self._pull()  # what there is room for enters the inbox before the answer tells of it
+        return self.machine.answer(result)
+
+    def delete(self, a: int) -> Refusal | None:
+        """The client ends it, now; None if it may."""
+        unsent = self.machine.sender.bytes
+        result = self.machine.delete(a, self.loop.time())
+        self.do(result.actions, unsent)
+        return result.refusal if isinstance(result, Refused) else None
+
+    # -- what the channel and its exchange ask
+
+    def send(self, payload: str | bytes) -> None:
+        self.do(self.machine.send(payload, self.loop.time()))
+
+    def close(self, code: int, reason: str) -> None:
+        unsent = self.machine.sender.bytes
+        self.do(self.machine.close(code, reason, self.loop.time()), unsent)
+
+    def blocked(self) -> None:
+        self.do(self.machine.blocked(self.loop.time()))
+
+    def set_pulling(self, on: bool) -> None:
+        """The inbox is full, or has room again."""
+        self._pulling = on
+        if on:
+            self.loop.call_soon(self._pull)
+
+    def going_away(self, now: bool) -> None:
+        """The host stops: close in order with 1001 while there is time, else at once."""
+        self.channel.going_away(now)
+        if now:
+            self.abort()
+
+    def abort(self) -> None:
+        unsent = self.machine.sender.bytes
+        self.do(self.machine.kill(1001, "", self.loop.time()), unsent)
+
+    # -- the machine's actions
+
+    def do(self, actions: list[ServerAction], unsent: int = 0) -> None:
+        """Do what the machine says, in order, before it is asked anything else."""
+        self._todo.extend(actions)
+        if self._doing:
+            return
+        self._doing = True
+        try:
+            while self._todo:
+                self._act(self._todo.popleft(), unsent)
+        finally:
+            self._doing = False
+        self._arm()
+
+    def _act(self, action: ServerAction, unsent: int) -> None:
+        if isinstance(action, Write):
+            carrier = self._carriers.get(action.attachment)
+            if carrier is not None:
+                carrier.write(action.frames)
+        elif isinstance(action, Finish):
+            carrier = self._carriers.pop(action.attachment, None)
+            if carrier is not None:
+                carrier.finish(action)
+        elif isinstance(action, Room):
+            self.loop.call_soon(self.channel._room)
+        elif isinstance(action, Start):
+            self._begin()
+        elif isinstance(action, Ended):
+            self._end(action.ending, unsent)
+        else:
+            self.channel.moved(action)
+
+    def _begin(self) -> None:
+        self._pulling = True
+        if self.channel._phase == NEW:
+            # Whatever request came first: the handler lives in the context of the session's creation.
+            self._context.run(self._start, self.channel)
+        self.loop.call_soon(self._pull)
+
+    def _end(self, ending: Ending, unsent: int) -> None:
+        self._deadline.cancel()
+        self.channel.ended(ending, unsent if ending.unacknowledged else 0)
+        self._host.leave(self)
+        self._over(self)
+
+    def _pull(self) -> None:
+        if self.machine.over:
+            return
+        while self._pulling and (message := self.machine.pull()) is not None:
+            self.channel._received(message.payload)
+        unsent = self.machine.sender.bytes
+        self.do(self.machine.settle(self.loop.time()), unsent)
+
+    def _tick(self) -> None:
+        unsent = self.machine.sender.bytes
+        self.do(self.machine.tick(self.loop.time()), unsent)
+
+    def _arm(self) -> None:
+        if not self.machine.over:
+            self._deadline.set(max(0.0, self.machine.deadline - self.loop.time()))

@@ -1,0 +1,94 @@
+"""The streaming bindings of a session (NDJSON and Server-Sent Events), and what its HTTP answers have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from channelkit.http import Response
+from channelkit.session.actions import Finish, Kind
+from channelkit.session.codec import encode_answer, encode_event, encode_line
+from channelkit.session.refusals import Refusal, for_events
+from channelkit.session.server import Refused
+from channelkit.spi import HttpExchange, HttpWire
+
+if TYPE_CHECKING:
+    from channelkit.session.frames import Frame
+    from channelkit.transports.session import LiveSession
+
+NO_STORE = (("Cache-Control", "no-store, no-transform"),)
+NDJSON = ("Content-Type", "application/x-ndjson")
+EVENTS = ("Content-Type", "text/event-stream; charset=utf-8")
+UNBUFFERED = (*NO_STORE, ("X-Accel-Buffering", "no"))  # nginx would hold a stream back
+
+
+def refusal_response(refusal: Refusal) -> Response:
+    """A refusal as a plain answer."""
+    return Response(refusal.status, list(refusal.headers), refusal.body)
+
+
+def events_refusal(refusal: Refusal, presented: int) -> Response:
+    """A refusal as an EventSource understands it."""
+    answer = for_events(refusal, presented)
+    headers = [*NO_STORE]
+    if answer.content_type:
+        headers.append(("Content-Type", answer.content_type))
+    return Response(answer.status, headers, answer.body)
+
+
+def ack_response(ack: int) -> Response:
+    """What a POST is answered."""
+    return Response(200, [("Content-Type", "application/json"), *NO_STORE], encode_answer(ack))
+
+
+class StreamCarrier:
+    """One streaming response.  `spi.Listener` of its exchange, and the session's carrier until either ends."""
+
+    def __init__(self, session: LiveSession, exchange: HttpExchange, kind: Kind, presented: int) -> None:
+        self._session = session
+        self._exchange = exchange
+        self._kind = kind
+        self._number: int | None = None
+        self._encode: Callable[[Frame], bytes] = encode_line
+        if kind is Kind.EVENTS:
+            self._encode = lambda frame: encode_event(frame, presented)
+
+    def begin(self, a: int, ack: int) -> Refused | None:
+        """Attach: the head and everything pending are written then.  A refusal is the caller's to answer."""
+        self._exchange.listener = self
+        result = self._session.attach(self._kind, a, ack, self)
+        if isinstance(result, Refused):
+            self._exchange.listener = None
+            return result
+        self._number = result
+        self._exchange.watch_client()
+        if self._exchange.gone:
+            self._exchange.loop.call_soon(self.lost, None)
+        return None
+
+    # -- session.Carrier
+
+    def write(self, frames: tuple[Frame, ...]) -> None:
+        if not self._exchange.started:
+            content_type = EVENTS if self._kind is Kind.EVENTS else NDJSON
+            self._exchange.start(200, [content_type, *UNBUFFERED], None)
+        self._exchange.write(HttpWire(b"".join(map(self._encode, frames))))
+
+    def finish(self, action: Finish) -> None:
+        if not self._exchange.ended:
+            self._exchange.finish()
+
+    # -- spi.Listener
+
+    def room(self) -> None:
+        """A session's window is what bounds its writes."""
+
+    def finished(self) -> None:
+        """The response is complete: the session has ended it."""
+
+    def lost(self, error: Exception | None) -> None:
+        if self._number is not None:
+            self._session.detached(self._number)
+
+    def going_away(self, now: bool) -> None:
+        """The session hears of it by itself, and ends this."""

@@ -1,0 +1,143 @@
+"""The WebSocket binding of a session: subprotocol `ck.v1`, the client's hello first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from channelkit._deadline import Deadline
+from channelkit.errors import BadMessage
+from channelkit.session.actions import Finish, Kind
+from channelkit.session.codec import decode_websocket, encode_websocket, read_client_hello
+from channelkit.session.frames import ClientHello, Frame, Hello
+from channelkit.session.refusals import Refusal
+from channelkit.session.server import Refused
+from channelkit.spi import WebSocketExchange
+
+if TYPE_CHECKING:
+    from channelkit.transports.session import LiveSession
+
+POLICY_VIOLATION = 1008
+REASON = 123  # bytes of a close frame's reason (RFC 6455 5.5)
+
+
+class WebSocketCarrier:
+    """One WebSocket.  `spi.WebSocketListener` of its exchange; the session's carrier from hello on.
+
+    `welcome(hello)` finds or makes the session of a hello, or says why not.
+    """
+
+    def __init__(
+        self,
+        exchange: WebSocketExchange,
+        welcome: Callable[[ClientHello], tuple[LiveSession, str | None] | Refusal],
+        max_message: int,
+        hello_timeout: float,
+    ) -> None:
+        self._exchange = exchange
+        self._welcome = welcome
+        self._max_message = max_message
+        self._session: LiveSession | None = None
+        self._number = 0
+        self._secret: str | None = None
+        self._over = False
+        self._patience = Deadline(exchange.loop, self._no_hello)
+        self._patience.set(hello_timeout)
+        exchange.listener = self
+
+    # -- session.Carrier
+
+    def write(self, frames: tuple[Frame, ...]) -> None:
+        exchange = self._exchange
+        for frame in frames:
+            if isinstance(frame, Hello) and self._secret is not None:
+                frame, self._secret = replace(frame, secret=self._secret), None  # told once, to who made the session
+            message = encode_websocket(frame)
+            exchange.write(exchange.text(message) if isinstance(message, str) else exchange.binary(message))
+
+    def finish(self, action: Finish) -> None:
+        if action.refusal is not None and action.refusal.status == 409:
+            self._close(action.refusal.close_code, action.refusal.close_reason)
+        else:
+            self._close(action.code, action.reason)
+
+    def _close(self, code: int, reason: str) -> None:
+        self._patience.cancel()
+        if not self._over:
+            self._over = True
+            self._exchange.close(code, reason.encode()[:REASON].decode(errors="ignore"))
+
+    # -- spi.WebSocketListener
+
+    def received(self, message: str | bytes) -> None:
+        if self._over:
+            return
+        try:
+            frame = decode_websocket(message, self._max_message, read_client_hello)
+        except BadMessage as error:
+            self._bad(error.close_code, error.detail)
+            return
+        if self._session is not None:
+            if frame is not None:
+                self._session.received(self._number, frame)
+        elif isinstance(frame, ClientHello):
+            self._hello(frame)
+        else:
+            self._bad(POLICY_VIOLATION, "the first frame must be the hello")
+
+    def _hello(self, hello: ClientHello) -> None:
+        self._patience.cancel()
+        found = self._welcome(hello)
+        if isinstance(found, Refusal):
+            self._close(found.close_code, found.close_reason)
+            return
+        session, self._secret = found
+        result = session.attach(Kind.WEBSOCKET, hello.a, hello.recv, self)
+        if isinstance(result, Refused):
+            self._close(result.refusal.close_code, result.refusal.close_reason)
+            return
+        self._session, self._number = session, result
+
+    def _bad(self, code: int, detail: str) -> None:
+        if self._session is None:
+            self._close(code, detail)
+        else:
+            self._session.broke(self._number, code, detail)
+
+    def _no_hello(self) -> None:
+        self._exchange.loop.tally.hit("hello_timeout", "a WebSocket without a hello was closed")
+        self._close(POLICY_VIOLATION, "no hello")
+
+    def pinged(self, data: bytes) -> None:
+        """Life is told by the session's own frames."""
+
+    def closed_by_peer(self, code: int, reason: str) -> None:
+        self._gone()
+
+    def confirmed(self) -> None:
+        """Our close was answered."""
+
+    def failed(self, code: int, detail: str) -> None:
+        self._gone()
+
+    def room(self) -> None:
+        """A session's window is what bounds its writes."""
+
+    def finished(self) -> None:
+        self._gone()
+
+    def lost(self, error: Exception | None) -> None:
+        self._gone()
+
+    def _gone(self) -> None:
+        """A close of any code, an error, the end of TCP: detached, whatever it says."""
+        self._patience.cancel()
+        over, self._over = self._over, True
+        if self._session is not None and not over:
+            self._session.detached(self._number)
+
+    def going_away(self, now: bool) -> None:
+        """The session hears of it by itself, and ends this; one without a session goes now."""
+        if self._session is None:
+            self._close(1001, "")
