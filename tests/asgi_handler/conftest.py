@@ -254,7 +254,7 @@ class Site:
 
 
 class Events:
-    """An endless stream; no generator, which Starlette would leave to trio's collector when it is cancelled in `send`."""
+    """An endless stream; no generator, which a Starlette that is cancelled in `send` leaves to be collected."""
 
     def __aiter__(self) -> Events:
         return self
