@@ -1,5 +1,7 @@
 """One Channel for every way a server can talk to a client, on asyncio and trio."""
 
+from channelkit.asgi.application import ASGIApp as ASGIApp
+from channelkit.asgi.handler import ASGIHandler as ASGIHandler
 from channelkit.channel import Channel as Channel
 from channelkit.channel import ChannelStatistics as ChannelStatistics
 from channelkit.config import Config as Config
@@ -8,7 +10,9 @@ from channelkit.errors import BadRequest as BadRequest
 from channelkit.errors import ChannelClosed as ChannelClosed
 from channelkit.errors import ChannelKitError as ChannelKitError
 from channelkit.errors import ConfigError as ConfigError
+from channelkit.errors import Disconnected as Disconnected
 from channelkit.errors import HandlerError as HandlerError
+from channelkit.errors import LifespanFailed as LifespanFailed
 from channelkit.errors import LocalError as LocalError
 from channelkit.errors import NotAvailable as NotAvailable
 from channelkit.errors import ReceiveUnsupported as ReceiveUnsupported
@@ -29,6 +33,7 @@ from channelkit.timer import ScheduledTask as ScheduledTask
 from channelkit.timer import cancel as cancel
 from channelkit.timer import schedule_task as schedule_task
 from channelkit.timer import with_timeout as with_timeout
+from channelkit.wire.deflate import Deflate as Deflate
 from channelkit.wire.websocket_handshake import sec_websocket_accept as sec_websocket_accept
 
 __version__ = "0.1.0.dev0"

@@ -58,8 +58,10 @@ class Timer:
             loop._timer_cancelled()
 
     def _fire(self) -> None:
-        function, args = self._function, self._args
+        loop, function, args = self._loop, self._function, self._args
         self._loop = self._function = None
+        if loop is not None:
+            loop.timers -= 1
         if function is not None:
             function(*args)
 
@@ -106,8 +108,15 @@ class Loop(ABC):
         #: Callbacks of channels that are being awaited now; a server that stops gives them their time.
         self.callbacks = 0
         self._callbacks_done: Parking | None = None
+        #: Timers that are set, and spawned tasks that live: while there are any, the loop is needed.
+        self.timers = 0
+        self.tasks = 0
+        self._idle: Parking | None = None
         #: What the limits and timeouts of this loop's host have done.
         self.tally = Tally(self.time)
+
+    def prepare_context(self) -> None:  # noqa: B027  (nothing is a good answer)
+        """Put into the current context what our callbacks will need there; for a host whose tasks are not ours."""
 
     @property
     def in_loop_thread(self) -> bool:
@@ -161,6 +170,8 @@ class Loop(ABC):
                 calls.popleft()
         if calls:
             self._wake_driver()
+        elif self._idle is not None:
+            self._idle.wake()
 
     def _guarded(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         try:
@@ -171,8 +182,29 @@ class Loop(ABC):
             self.fail(error)
 
     def spawn(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any, name: object = None) -> None:
-        """Start `function(*args)` as a task of the loop's group, in the caller's context."""
-        self._tasks.start_soon(function, *args, name=name)
+        """Start `function(*args)` as a task of the loop's group, in the caller's context.
+
+        A callback set on a channel that outlived its server gets a task outside it: there is no other place any more.
+        """
+        if not self._open:
+            detach(partial(self._guarded_task, function, args))
+            return
+        self.tasks += 1
+        name = name if name is not None else getattr(function, "__qualname__", None)
+        self._tasks.start_soon(self._run_task, function, args, name=name)
+
+    async def _run_task(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
+        try:
+            await function(*args)
+        finally:
+            self.tasks -= 1
+            self.look_idle()
+
+    async def _guarded_task(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
+        try:
+            await function(*args)
+        except Exception:
+            logger.exception("a task that outlived its server failed")
 
     def starter(self, group: TaskGroup) -> Start:
         """What starts tasks that belong to `group`, as cheaply as the backend can: there is one for each request.
@@ -206,6 +238,18 @@ class Loop(ABC):
             else:
                 await self.checkpoint()
 
+    async def wait_idle(self, unused: Callable[[], bool]) -> None:
+        """Wait until nothing is queued, set or running, and `unused()`; one task at a time.  Nothing wakes by itself
+        when `unused` changes: call `look_idle` then."""
+        self._idle = self.parking()
+        while self._calls or self.timers or self.tasks or not unused():
+            await self._idle.park()
+
+    def look_idle(self) -> None:
+        """`wait_idle` looks again."""
+        if self._idle is not None:
+            self._idle.wake()
+
     def fail(self, error: BaseException) -> None:
         """End `open_loop` with `error`."""
         if self._error is None:
@@ -221,6 +265,7 @@ class Loop(ABC):
     def call_at(self, deadline: float, function: Callable[..., Any], *args: Any) -> Timer:
         """Run `function(*args)` once the clock reaches `deadline`; equal ones in the order they were asked for."""
         timer = Timer(self, function, args)
+        self.timers += 1
         if deadline < math.inf:
             heapq.heappush(self._heap, (deadline, next(self._counter), timer))
             if self._heap[0][2] is timer:
@@ -229,6 +274,8 @@ class Loop(ABC):
 
     def _timer_cancelled(self) -> None:
         """Cancelled timers are dropped when they are more than half of the heap, so it cannot grow without bound."""
+        self.timers -= 1
+        self.look_idle()
         self._cancelled += 1
         if self._cancelled > 64 and self._cancelled * 2 > len(self._heap):
             self._heap = [entry for entry in self._heap if entry[2].active]
@@ -241,6 +288,7 @@ class Loop(ABC):
             if timer.active:  # one before it may have cancelled it
                 self._guarded(timer._fire, ())
         self._set_timer(self._heap[0][0] if self._heap else math.inf)
+        self.look_idle()
 
     def _take_due(self, now: float) -> list[Timer]:
         due: list[Timer] = []
@@ -266,6 +314,10 @@ class Loop(ABC):
     @abstractmethod
     def _wake_from_thread(self) -> None:
         """Have `_run_foreign` called on the loop."""
+
+    @abstractmethod
+    def run_from_signal(self, function: Callable[[], Any]) -> None:
+        """Run `function()` on the loop soon; from a signal's handler, which may interrupt anything, us included."""
 
     def _run_foreign(self) -> None:
         with self._lock:
@@ -407,6 +459,12 @@ class AsyncioLoop(Loop):
     def _wake_from_thread(self) -> None:
         self.native.call_soon_threadsafe(self._run_foreign, context=self._context)
 
+    def prepare_context(self) -> None:
+        _tell_sniffio()
+
+    def run_from_signal(self, function: Callable[[], Any]) -> None:
+        self._native.call_soon_threadsafe(self._guarded, function, (), context=self._context)
+
     def _finish(self) -> None:
         self._set_timer(math.inf)
         for fd in tuple(self._watched):
@@ -473,7 +531,10 @@ def _trio_loop(tasks: TaskGroup, helpers: TaskGroup) -> Loop:
                     await self._driver.park()
 
         def _wake_driver(self) -> None:
-            self._driver.wake()
+            if self._open:
+                self._driver.wake()
+            else:  # the driver ends with the server; a late `on_close` may still come
+                self._token.run_sync_soon(self._run_calls)
 
         @trio.lowlevel.enable_ki_protection
         async def _keep_time(self) -> None:
@@ -508,6 +569,9 @@ def _trio_loop(tasks: TaskGroup, helpers: TaskGroup) -> Loop:
         def _wake_from_thread(self) -> None:
             self._token.run_sync_soon(self._run_foreign)
 
+        def run_from_signal(self, function: Callable[[], Any]) -> None:
+            self._token.run_sync_soon(self._guarded, function, ())
+
         def _finish(self) -> None:
             helpers.cancel_scope.cancel()
 
@@ -527,6 +591,26 @@ def _tell_sniffio() -> None:
     sniffio = sys.modules.get("sniffio")
     if sniffio is not None:
         sniffio.current_async_library_cvar.set("asyncio")
+
+
+#: asyncio keeps only weak references to tasks.
+_detached: set[asyncio.Task[None]] = set()
+
+
+def detach(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run `main()` as a task outside every task group, in a context of its own.
+
+    For a host that calls us and gives no place where a task may live longer than the call.  The task ends with the
+    event loop at the latest: both backends cancel it then.  `main` must see to its own errors.
+    """
+    if _in_trio():
+        import trio
+
+        trio.lowlevel.spawn_system_task(main)
+        return
+    task = asyncio.get_running_loop().create_task(main(), context=contextvars.Context())
+    _detached.add(task)
+    task.add_done_callback(_detached.discard)
 
 
 @asynccontextmanager

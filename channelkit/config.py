@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 from channelkit.errors import ConfigError
+from channelkit.wire.deflate import Deflate
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -40,6 +41,8 @@ class Config:
     max_headers: int = 100  # a browser sends 10 to 20
     max_body: int = 8 * MIB  # http-kit's default; longer: 413
     max_ws: int = 4 * MIB  # one WebSocket message, all fragments together; longer: 1009
+    max_fragments: int = 65536  # frames of one message: max_ws in pieces of 64 bytes, as Autobahn sends it; more: 1008
+    compression: Literal["deflate"] | Deflate | None = None  # permessage-deflate; memory and CPU that nobody asked for
     # -- what one channel may hold
     soft_mark: int = 64 * KIB  # unsent bytes above which `send` waits; one typical socket buffer
     hard_mark: int = 1 * MIB  # unsent bytes above which `send_nowait` raises WouldBlock
@@ -59,6 +62,7 @@ class Config:
     linger_timeout: float = 2.0  # after the last byte: reading away what a peer still sends, so it gets the answer
     half_closed_timeout: float = 30.0  # a peer hung up while we had stopped reading: how long its rest is kept
     handler_cleanup_timeout: float = 5.0  # after drain's deadline: for on_close callbacks and `finally` blocks
+    lifespan_timeout: float = 60.0  # after the drain, for the shutdown of an application or `lifespan=` (hypercorn's)
     slow_callback: float = 0.1  # a synchronous callback on the loop that takes longer is logged
     half_closed: Literal["close", "answer"] = "close"  # what EOF from an HTTP client means for an open channel
 
@@ -71,6 +75,13 @@ class Config:
             raise ConfigError(f"hard_mark ({self.hard_mark}) must not be below soft_mark ({self.soft_mark})")
         _choice("proxy_protocol", self.proxy_protocol, ("disable", "enable", "optional"))
         _choice("half_closed", self.half_closed, ("close", "answer"))
+        if not isinstance(self.compression, Deflate):
+            _choice("compression", self.compression, ("deflate", None))
+
+    @property
+    def deflate(self) -> Deflate | None:
+        """What `compression` means."""
+        return Deflate() if self.compression == "deflate" else self.compression
 
 
 class ServerOptions(TypedDict, total=False):
@@ -89,6 +100,8 @@ class ServerOptions(TypedDict, total=False):
     max_headers: int
     max_body: int
     max_ws: int
+    max_fragments: int
+    compression: Literal["deflate"] | Deflate | None
     soft_mark: int
     hard_mark: int
     max_inbox: int
@@ -106,11 +119,12 @@ class ServerOptions(TypedDict, total=False):
     linger_timeout: float
     half_closed_timeout: float
     handler_cleanup_timeout: float
+    lifespan_timeout: float
     slow_callback: float
     half_closed: Literal["close", "answer"]
 
 
-def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+def _choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
 

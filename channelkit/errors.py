@@ -4,12 +4,14 @@
     ├── LocalError                      your program's mistake, or a limit it ran into
     │   ├── ConfigError (ValueError)    an option or argument that cannot work
     │   ├── HandlerError (RuntimeError) a handler broke a rule of the request it answers
+    │   ├── LifespanFailed (RuntimeError) an ASGI application could not start
     │   ├── ReceiveUnsupported          this channel only answers; it cannot receive
     │   └── NotAvailable                asked for something this version does not have yet
     ├── RemoteError                     the peer's mistake, judged from bytes it sent
     │   ├── BadRequest                  carries the HTTP status the peer was told
     │   └── BadFrame                    carries the WebSocket close code the peer was told
-    └── ChannelClosed                   nobody's mistake: the channel is over
+    ├── ChannelClosed                   nobody's mistake: the channel is over
+    └── Disconnected (OSError)          the same, as an ASGI application expects it
 
 A full outbox raises `anyio.WouldBlock`, a second consumer `anyio.BusyResourceError`, a wrong type `TypeError`,
 a wrong value `ValueError`: the words every anyio program already knows.  Bytes from a peer can only ever become
@@ -39,6 +41,10 @@ class ConfigError(LocalError, ValueError):
 
 class HandlerError(LocalError, RuntimeError):
     """A handler broke a rule of the request it answers, such as answering it twice."""
+
+
+class LifespanFailed(LocalError, RuntimeError):
+    """An ASGI application failed to start, so the server did not listen; the text has what it said."""
 
 
 class ReceiveUnsupported(LocalError):
@@ -86,3 +92,7 @@ class ChannelClosed(ChannelKitError):
     def __init__(self, info: CloseInfo) -> None:
         super().__init__(str(info))
         self.info = info
+
+
+class Disconnected(ChannelKitError, OSError):
+    """An ASGI application sends to a WebSocket that is over; the ASGI specification wants an OSError there."""

@@ -14,7 +14,7 @@ from channelkit import registry
 from channelkit.channel import Channel
 from channelkit.errors import HandlerError
 from channelkit.http import HeaderInput, Request
-from channelkit.spi import ChannelOptions
+from channelkit.spi import ChannelOptions, HttpExchange
 from channelkit.status import CloseStatus
 
 
@@ -83,13 +83,7 @@ def _make(
     framing: str | None,
     origins: Iterable[str] | None,
 ) -> Channel:
-    exchange = request._exchange
-    if exchange is None:
-        raise HandlerError("this request came from no server, so it cannot become a channel")
-    if exchange.channel is not None:
-        raise HandlerError("this request has a channel already; a request makes one")
-    if (exchange.started and not exchange.gone) or exchange.listener is not None:
-        raise HandlerError("this request was answered already")
+    exchange = unanswered(request)
     options = ChannelOptions(
         subprotocols=_names("subprotocols", subprotocols),
         headers=headers,
@@ -101,6 +95,18 @@ def _make(
     channel = registry.transport_for(request).open(exchange, request, options)
     exchange.channel_made(channel)
     return channel
+
+
+def unanswered(request: Request) -> HttpExchange:
+    """The exchange of a request that nobody has taken yet.  Raises HandlerError if somebody has."""
+    exchange = request._exchange
+    if exchange is None:
+        raise HandlerError("this request came from no server, so it cannot be answered or become a channel")
+    if exchange.channel is not None:
+        raise HandlerError("this request has a channel already; a request makes one")
+    if (exchange.started and not exchange.gone) or exchange.listener is not None:
+        raise HandlerError("this request was answered already")
+    return exchange
 
 
 def _names(option: str, value: Iterable[str]) -> tuple[str, ...]:

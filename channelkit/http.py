@@ -112,8 +112,10 @@ class _Pieces:
 class Request:
     """One HTTP request, as the handler sees it.
 
-    `path` is decoded, `raw_path` is not.  `client` and `server` are (host, port) of the socket, never of a header
-    that anyone could have sent.  `state` is a dict of your own.  `body()`, `stream()` and `json()` wait for the peer
+    `path` is decoded, `raw_path` is not; both begin below `root_path`, the prefix that an ASGI application was mounted
+    at ("" on our own server).  `client` and `server` are (host, port) of the socket, never of a header that anyone
+    could have sent.  `state` is a dict of your own; under ASGI it is the scope's, so what middleware left is in it, and
+    `asgi_scope` is the whole scope (None on our own server).  `body()`, `stream()` and `json()` wait for the peer
     and may be used by one task at a time; cancelled, they leave what has not been returned to the next call.
     """
 
@@ -125,6 +127,7 @@ class Request:
         "_query",
         "_source",
         "_state",
+        "asgi_scope",
         "client",
         "http_version",
         "is_websocket",
@@ -132,6 +135,7 @@ class Request:
         "query_string",
         "raw_headers",
         "raw_path",
+        "root_path",
         "scheme",
         "server",
         "subprotocols",
@@ -149,6 +153,9 @@ class Request:
         server: Address = None,
         is_websocket: bool = False,
         subprotocols: tuple[str, ...] = (),
+        root_path: str = "",
+        state: dict[str, Any] | None = None,
+        asgi_scope: Mapping[str, Any] | None = None,
         exchange: HttpExchange | None = None,
         source: BodySource | None = None,
     ) -> None:
@@ -161,12 +168,14 @@ class Request:
         self.server = server
         self.is_websocket = is_websocket
         self.subprotocols = subprotocols
+        self.root_path = root_path
+        self.asgi_scope = asgi_scope
         self._exchange = exchange
         self._source = source
         self._headers: Headers | None = None
         self._query: MultiMapping | None = None
         self._cookies: dict[str, str] | None = None
-        self._state: dict[str, Any] | None = None
+        self._state = state
         self._body: bytes | None = None
 
     def __repr__(self) -> str:

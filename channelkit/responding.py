@@ -5,20 +5,49 @@ Host-neutral: it speaks to an `HttpExchange` only.  Every host calls `run_handle
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from channelkit._bodies import open_body
 from channelkit._lifecycle import logger
 from channelkit.channel import Channel
-from channelkit.errors import BadRequest, HandlerError
+from channelkit.errors import BadRequest, ConfigError, HandlerError, NotAvailable
 from channelkit.http import Request, Response, check_status, header_lines, to_response, whole
 from channelkit.spi import HttpExchange, HttpWire
 from channelkit.wire.websocket_handshake import refusal_headers
 
 SERVER_ERROR = Response(500, {"Content-Type": "text/plain; charset=utf-8"}, "Internal Server Error\n")
 
+
+class Answered:
+    """The type of `ANSWERED`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<answered>"
+
+
+#: What a handler returns that has answered the request itself, by its exchange.
+ANSWERED = Answered()
+
 Handler = Callable[[Request], Awaitable[Any]]
+
+
+def checked_handler(handler: Any) -> Handler:
+    """`handler`, if it can be one; ConfigError or NotAvailable that say what is wrong with it otherwise."""
+    call = handler.func if isinstance(handler, partial) else handler
+    if not callable(call):
+        raise ConfigError(f"a handler is a function that takes a request, not {handler!r}")
+    method = getattr(call, "__call__", None)  # noqa: B004  (an object whose __call__ is async is a handler too)
+    if not inspect.iscoroutinefunction(call) and not inspect.iscoroutinefunction(method):
+        raise NotAvailable(
+            f"{call!r} is a plain function: those need the worker pool, which this version does not have; "
+            "write `async def`"
+        )
+    return handler  # type: ignore[no-any-return]
 
 
 async def run_handler(handler: Handler, request: Request, exchange: HttpExchange) -> None:
@@ -43,6 +72,10 @@ async def answer(exchange: HttpExchange, result: Any) -> None:
                 channel.request,
                 type(result).__name__,
             )
+        return
+    if result is ANSWERED:
+        if not exchange.started:
+            raise HandlerError("the handler returned the answer of another request; this one has none")
         return
     if isinstance(result, Channel):
         raise HandlerError("the handler returned the channel of another request; return this request's own")
@@ -161,9 +194,9 @@ def refuse(exchange: HttpExchange, error: BadRequest) -> None:
 
 
 def cancelled(exchange: HttpExchange) -> None:
-    """The handler was cancelled (drain's deadline): nothing half-done may look whole."""
+    """The handler was cancelled: its host ends (drain's deadline).  Nothing half-done may look whole."""
     if exchange.channel is not None:
         exchange.channel._handler_returned()
-        exchange.channel._fail(1011)
+        exchange.channel.going_away(now=True)
     elif not exchange.ended:
         exchange.abort()

@@ -84,7 +84,7 @@ class WebSocketListener(Listener, Protocol):
         """The peer's close frame came first; the reply is on its way.  1005 when it had no code."""
 
     def confirmed(self) -> None:
-        """The peer answered our close frame with its code: it has seen all before it."""
+        """The peer has shown that it read all before our close frame, and has closed too."""
 
     def failed(self, code: int, detail: str) -> None:
         """The peer broke the protocol; the close frame with `code` is on its way."""
@@ -192,6 +192,13 @@ class HttpExchange(Exchange):
     def channel_made(self, channel: Channel) -> None:
         """The request has become `channel`: remember it, and end it soon if its client has gone already."""
 
+    def watch_client(self) -> None:
+        """From now on a client that hangs up ends the exchange (`Config.half_closed`), as it always ends a channel.
+
+        Until then its FIN may mean that it has said all and waits for the answer.  A host that sees no FIN, or has
+        told of it by `lost`, need not do anything.
+        """
+
     @abstractmethod
     def upgrade(self, subprotocol: str | None, headers: Iterable[tuple[str, str]]) -> WebSocketExchange:
         """Answer 101 and become a WebSocket.  Raises BadRequest if the handshake is wrong; nothing was written then.
@@ -216,6 +223,11 @@ class WebSocketExchange(Exchange):
 
     #: `write(wire)` sends one message in its wire form; an attribute, so that a host may give its fastest.
     write: Callable[[Any], None]
+
+    @property
+    def unread(self) -> int:
+        """Whole messages that came after our own close and were passed over, as far as the host counts them."""
+        return 0
 
     @abstractmethod
     def ping(self, data: bytes) -> None:

@@ -13,9 +13,10 @@ from channelkit._lifecycle import logger
 from channelkit._request_body import HELD, RequestBody
 from channelkit.errors import BadRequest, HandlerError
 from channelkit.spi import HttpExchange, HttpWire, Listener, WebSocketExchange
+from channelkit.wire.deflate import agree
 from channelkit.wire.http1_requests import RequestHead
 from channelkit.wire.http1_responses import CONTINUE, LAST_CHUNK, bodiless, chunk, http_date, response_head
-from channelkit.wire.websocket_handshake import check_upgrade, sec_websocket_accept
+from channelkit.wire.websocket_handshake import check_upgrade, offered_extensions, sec_websocket_accept
 
 if TYPE_CHECKING:
     from channelkit.channel import Channel
@@ -42,6 +43,7 @@ class Http1Exchange(HttpExchange):
         "continued",
         "head",
         "keep_alive",
+        "watched",
     )
 
     def __init__(self, connection: HttpConnection, head: RequestHead) -> None:
@@ -60,6 +62,7 @@ class Http1Exchange(HttpExchange):
         self._no_body = False
         self._remaining: int | None = None
         self.continued = False  # 100 Continue was due and is settled
+        self.watched = False  # the client's FIN ends this exchange
         self.answered = False  # complete, but the rest of the request's body is still to be read away
 
     # -- spi.Exchange
@@ -166,8 +169,9 @@ class Http1Exchange(HttpExchange):
         if self._state != STARTED:
             return
         if self._remaining:
-            logger.error("a body is shorter than the Content-Length it was sent with; the response is aborted")
-            self.abort()
+            if self._remaining > 0:
+                logger.error("a body is shorter than the Content-Length it was sent with; the response is aborted")
+                self.abort()
             return
         if self._chunked:
             self._connection.link.write(LAST_CHUNK)
@@ -202,22 +206,31 @@ class Http1Exchange(HttpExchange):
         key = check_upgrade(self.head.method, self.head.http_version, self.head.headers)
         if self.head.has_body:
             raise BadRequest(400, "a WebSocket handshake has no body")
+        deflate = agree(self.config.deflate, offered_extensions(self.head.headers))
         lines = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
         lines.append(("Sec-WebSocket-Accept", sec_websocket_accept(key)))
         if subprotocol is not None:
             lines.append(("Sec-WebSocket-Protocol", subprotocol))
+        if deflate is not None:
+            lines.append(("Sec-WebSocket-Extensions", deflate.answer))
         given = [one for one in headers if one[0].lower() not in _FRAMING | _HANDSHAKE]
         lines += [*given, ("Date", http_date(time.time()))]
         data = response_head(101, lines, informational=True)
         if self.head.expect_continue:
             data = CONTINUE + data  # RFC 9110 7.8
         self._state = OVER
-        return self._connection.become_websocket(data)
+        return self._connection.become_websocket(data, deflate)
+
+    def watch_client(self) -> None:
+        if not self.watched:
+            self.watched = True
+            if self._state < FINISHED:
+                self._connection.watched()
 
     def channel_made(self, channel: Channel) -> None:
         self.channel = channel
         if self._state < FINISHED:
-            self._connection.channel_made()
+            self.watch_client()
         elif self.gone and self.listener is not None:
             self.loop.call_soon(self.listener.lost, None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import signal
 import sys
@@ -19,8 +18,9 @@ from channelkit._lifecycle import logger
 from channelkit._loop import Loop, open_loop
 from channelkit.config import Config, ServerOptions
 from channelkit.errors import ConfigError, NotAvailable
-from channelkit.responding import Handler
+from channelkit.responding import Handler, checked_handler
 from channelkit.server.core import ServerCore
+from channelkit.server.lifespan import Lifespan, lifespan_of, living
 from channelkit.server.listener import listen
 from channelkit.server.pump.reactor import Listener, Reactor
 from channelkit.wire.http1_responses import BUSY
@@ -115,6 +115,21 @@ class Server:
     # -- inside the loop
 
     async def _run(
+        self,
+        handler: Handler,
+        lifespan: Lifespan | None,
+        config: Config,
+        handle_signals: bool,
+        task_status: TaskStatus[Server],
+    ) -> None:
+        try:
+            async with living(lifespan, config.lifespan_timeout):
+                await self._listen(handler, config, handle_signals, task_status)
+        finally:
+            self._status = "stopped"
+            self._done.set()
+
+    async def _listen(
         self, handler: Handler, config: Config, handle_signals: bool, task_status: TaskStatus[Server]
     ) -> None:
         sock = listen(config.ip, config.port, config.backlog)
@@ -130,8 +145,6 @@ class Server:
                     reactor.close()
         finally:
             sock.close()
-            self._status = "stopped"
-            self._done.set()
 
     async def _serve(
         self,
@@ -171,26 +184,31 @@ class Server:
 async def serve(
     handler: Handler,
     *,
+    lifespan: Lifespan | None = None,
     handle_signals: bool = True,
     task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED,
     **options: Unpack[ServerOptions],
 ) -> None:
     """Serve `handler` until stopped: `anyio.run(serve, handler)`, or `server = await tg.start(serve, handler)`.
 
-    `options` are the fields of `Config`.  Reports its `Server` once it listens.  In the main thread SIGINT and
+    `lifespan` makes an async context manager that is opened before the server listens and closed after it has
+    drained; by default it is the handler's own `lifespan`, if it has one, as an `ASGIHandler` does.  `options` are the
+    fields of `Config`.  Reports its `Server` once it listens.  In the main thread SIGINT and
     SIGTERM stop it with one second of patience, a second one at once; `handle_signals=False` leaves them alone.
     Cancelled, it closes every channel with 1001, runs every `on_close`, and cuts the rest.
 
-    Raises ConfigError for options or a handler that cannot work, OSError if it cannot listen; and whatever
-    BaseException, such as KeyboardInterrupt, a callback lets out.
+    Raises ConfigError for options or a handler that cannot work, OSError if it cannot listen; what the lifespan
+    raises, such as LifespanFailed of an ASGI application that cannot start; and whatever BaseException, such as
+    KeyboardInterrupt, a callback lets out.
     """
     config = _config(options)
-    await Server()._run(_checked(handler), config, handle_signals, task_status)
+    await Server()._run(checked_handler(handler), lifespan_of(handler, lifespan), config, handle_signals, task_status)
 
 
 def run_server(
     handler: Handler,
     *,
+    lifespan: Lifespan | None = None,
     backend: Literal["asyncio", "trio"] = "asyncio",
     **options: Unpack[ServerOptions],
 ) -> Server:
@@ -199,13 +217,14 @@ def run_server(
     The thread is a daemon: keep the program alive with `server.join()`.  Options and errors as for `serve`.
     """
     config = _config(options)
-    _checked(handler)
+    checked_handler(handler)
+    lifespan = lifespan_of(handler, lifespan)
     if backend not in ("asyncio", "trio"):
         raise ConfigError(f"backend must be 'asyncio' or 'trio', not {backend!r}")
     server = Server()
     started = threading.Event()
     status = _ThreadStatus(started)
-    main = partial(server._run, handler, config, False, status)
+    main = partial(server._run, handler, lifespan, config, False, status)
     server._thread = threading.Thread(
         target=_thread_main, args=(server, main, backend, started), name="channelkit-loop", daemon=True
     )
@@ -247,19 +266,6 @@ def _config(options: Any) -> Config:
     if config.proxy_protocol != "disable":
         raise NotAvailable("the PROXY protocol is not in this version; leave proxy_protocol at 'disable'")
     return config
-
-
-def _checked(handler: Any) -> Handler:
-    call = handler.func if isinstance(handler, partial) else handler
-    if not callable(call):
-        raise ConfigError(f"a handler is a function that takes a request, not {handler!r}")
-    method = getattr(call, "__call__", None)  # noqa: B004  (an object whose __call__ is async is a handler too)
-    if not inspect.iscoroutinefunction(call) and not inspect.iscoroutinefunction(method):
-        raise NotAvailable(
-            f"{call!r} is a plain function: those need the worker pool, which this version does not have; "
-            "write `async def`"
-        )
-    return handler  # type: ignore[no-any-return]
 
 
 @asynccontextmanager

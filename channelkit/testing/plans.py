@@ -11,6 +11,7 @@ through, the epilogue ends the channel if it still lives, and waits until everyt
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import logging
 import os
@@ -26,6 +27,8 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from channelkit._loop import Loop, open_loop
+from channelkit.asgi import ASGIApp, ASGIHandler
+from channelkit.asgi.application import HOST_OPTIONS
 from channelkit.config import Config
 from channelkit.errors import ChannelClosed, ReceiveUnsupported
 from channelkit.handlers import as_channel, with_channel
@@ -33,6 +36,7 @@ from channelkit.server.core import ServerCore
 from channelkit.server.pump.reactor import Reactor
 from channelkit.server.pump.stream import serve_stream
 from channelkit.testing import clock
+from channelkit.testing.asgi_rules import checked
 from channelkit.testing.network import Line, MemoryStream, pair
 from channelkit.testing.peers import (
     Hangable,
@@ -45,16 +49,19 @@ from channelkit.testing.peers import (
     read_ndjson,
     read_sse,
 )
+from channelkit.wire.deflate import Deflate
 
 if TYPE_CHECKING:
     from channelkit.channel import Channel, ChannelStatistics
     from channelkit.http import Request
     from channelkit.status import CloseInfo, CloseStatus
 
-Pump = Literal["stream", "reactor"]
-PUMPS: tuple[Pump, ...] = ("stream", "reactor")
-TransportName = Literal["websocket", "raw", "sse", "ndjson", "single"]
-TRANSPORTS: tuple[TransportName, ...] = ("websocket", "raw", "sse", "ndjson", "single")
+#: What carries the bytes to the handler: either pump of our server, or an ASGI host (our own, in memory: the bytes go
+#: through the stream pump, `ASGIHandler` and `ASGIApp`, with the rules of ASGI watched in between).
+Pump = Literal["stream", "reactor", "asgi"]
+PUMPS: tuple[Pump, ...] = ("stream", "reactor", "asgi")
+TransportName = Literal["websocket", "deflate", "raw", "sse", "ndjson", "single"]  # deflate: a compressed WebSocket
+TRANSPORTS: tuple[TransportName, ...] = ("websocket", "deflate", "raw", "sse", "ndjson", "single")
 Style = Literal["callback", "async", "iterate", "receive", "late", "discard"]
 Ending = Literal["server", "peer", "vanish", "drain"]
 
@@ -221,7 +228,7 @@ class Plan:
 
     @property
     def is_websocket(self) -> bool:
-        return self.transport == "websocket"
+        return self.transport in ("websocket", "deflate")
 
     def config(self) -> Config:
         """The server's configuration."""
@@ -231,6 +238,7 @@ class Plan:
             hard_mark=limits.hard_mark,
             max_inbox=limits.max_inbox,
             max_inbox_bytes=limits.max_inbox_bytes,
+            compression=Deflate(threshold=16) if self.transport == "deflate" else None,
             server_header=None,
             slow_callback=60.0,  # real seconds: a busy machine is no news here
         )
@@ -304,6 +312,7 @@ class Trace:
     connections_left: int = 0
     tasks_left: int = 0
     sockets_left: int = 0
+    asgi_rules_broken: list[str] = field(default_factory=list)
     stuck: str | None = None  # why the run could not go on
     error: BaseException | None = None  # what left the server
 
@@ -354,8 +363,9 @@ class _quiet_log:  # noqa: N801  # reads as a verb where it is used
 class Server:
     """A server without a listener: connections are handed to it, over either pump."""
 
-    def __init__(self, core: ServerCore, loop: Loop, pump: Pump) -> None:
+    def __init__(self, core: ServerCore, loop: Loop, pump: Pump, app: ASGIApp | None) -> None:
         self.core = core
+        self._app = app
         self._loop = loop
         self._reactor = Reactor(loop, core.config) if pump == "reactor" else None
 
@@ -376,22 +386,40 @@ class Server:
         reactor.adopt(ours, self.core.connect)
         return SocketEnd(theirs)
 
+    async def drain(self, timeout: float) -> None:
+        """As when the process is told to stop: an application hears it before its host acts."""
+        if self._app is not None:
+            await self._app.drain(timeout)
+        await self.core.drain(timeout)
+
     def close(self) -> None:
         if self._reactor is not None:
             self._reactor.close()
 
 
 @asynccontextmanager
-async def serving(handler: Callable[[Request], Awaitable[Any]], config: Config, pump: Pump) -> AsyncIterator[Server]:
-    """A server for as long as the block lasts; then it is cut."""
+async def serving(
+    handler: Callable[[Request], Awaitable[Any]], config: Config, pump: Pump, broken: list[str] | None = None
+) -> AsyncIterator[Server]:
+    """A server for as long as the block lasts; then it is cut.  `broken` gets what broke the rules of ASGI."""
+    app: ASGIApp | None = None
+    if pump == "asgi":
+        app = ASGIApp(handler, handle_signals=False, **_app_options(config))
+        handler = ASGIHandler(checked(app, [] if broken is None else broken))
     async with open_loop() as loop, anyio.create_task_group() as handlers:
-        server = Server(ServerCore(handler, config, loop, handlers), loop, pump)
+        server = Server(ServerCore(handler, config, loop, handlers), loop, pump, app)
         try:
             yield server
         finally:
             with anyio.CancelScope(shield=True, deadline=anyio.current_time() + 60):
                 await server.core.cut()
             server.close()
+
+
+def _app_options(config: Config) -> Any:
+    """What of a server's options an application inside it takes."""
+    names = {one.name for one in dataclasses.fields(config)} - HOST_OPTIONS
+    return {name: getattr(config, name) for name in names}
 
 
 class _Run:
@@ -410,7 +438,7 @@ class _Run:
         tasks_before = _living_tasks(trace.backend)
         try:
             async with (
-                serving(self.handle, self.plan.config(), trace.pump) as server,
+                serving(self.handle, self.plan.config(), trace.pump, trace.asgi_rules_broken) as server,
                 anyio.create_task_group() as tasks,
             ):
                 self.connect(server, tasks)
@@ -559,6 +587,7 @@ class _Run:
 
     async def perform(self, step: ServerStep, tasks: TaskGroup) -> None:
         assert self.channel is not None
+        self.sample()  # what it was like before: a close may switch reading on again
         operation = Operation(step, anyio.current_time(), self.channel.is_open)
         self.trace.operations.append(operation)
         done = anyio.Event()
@@ -669,7 +698,7 @@ class _Run:
         self.stream = server.connect(plan.network)
         self.protocol: PeerProtocol
         if plan.is_websocket:
-            self.websocket = WebSocketPeer("/main")
+            self.websocket = WebSocketPeer("/main", deflate=plan.transport == "deflate")
             self.protocol = self.websocket
             request = self.websocket.request()
         else:
@@ -837,7 +866,7 @@ class _Run:
             channel = self.channel
             if channel is not None and channel.is_open:
                 self.trace.closers.append((began, 1001, ""))
-            await server.core.drain(20)
+            await server.drain(20)
             self.trace.drained_in = anyio.current_time() - began
 
     async def check_over(self) -> None:
@@ -891,6 +920,9 @@ class _Run:
             trace.body = bytes(response.body)
             trace.response_complete = response.complete
             trace.response_status = response.status
+            if trace.pump == "asgi" and response.status == 500:
+                trace.body = b""  # the host's words for a response that was given up: none of ours
+                return
             if self.plan.transport == "sse":
                 trace.peer_received = read_sse(trace.body)
             elif self.plan.transport == "ndjson":

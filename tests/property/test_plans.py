@@ -13,14 +13,27 @@ from channelkit.testing.oracle import judge
 from channelkit.testing.plans import PUMPS, TRANSPORTS, Pump, TransportName, run_plan
 from channelkit.testing.strategies import plans
 
+CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large]
+
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize("pump", PUMPS)
+@pytest.mark.parametrize("pump", [pump for pump in PUMPS if pump != "asgi"])
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(suppress_health_check=CHECKS)
 @given(data=st.data(), randomness=st.random_module())
 def test_every_promise(
     backend: Backend, pump: Pump, transport: TransportName, data: st.DataObject, randomness: Any
 ) -> None:
     """Whatever both sides and the network do, all promises hold."""
     judge(run_plan(data.draw(plans(transport)), backend, pump))
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(suppress_health_check=CHECKS, max_examples=max(1, settings().max_examples // 2))
+@given(data=st.data(), randomness=st.random_module())
+def test_every_promise_under_asgi(
+    backend: Backend, transport: TransportName, data: st.DataObject, randomness: Any
+) -> None:
+    """The same inside an ASGI application.  Half the examples: each goes through two servers."""
+    judge(run_plan(data.draw(plans(transport)), backend, "asgi"))

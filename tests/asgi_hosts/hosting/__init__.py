@@ -1,0 +1,1 @@
+"""What the tests of ASGI hosts are made of: the application, the hosts as processes, clients, and the table."""
