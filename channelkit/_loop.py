@@ -463,7 +463,7 @@ class AsyncioLoop(Loop):
         _tell_sniffio()
 
     def run_from_signal(self, function: Callable[[], Any]) -> None:
-        self._native.call_soon_threadsafe(self._guarded, function, (), context=self._context)
+        self.native.call_soon_threadsafe(self._guarded, function, (), context=self._context)
 
     def _finish(self) -> None:
         self._set_timer(math.inf)
