@@ -172,6 +172,9 @@ class AsgiHttpExchange(HttpExchange):
             sum(len(name) + len(value) for name, value in pairs) + 1,
         )
         if self.listener is not None:
+            if length is None and not self._no_body:
+                # ASGI: a host may keep the head back until a body comes; a stream's client wants to see it open.
+                self.queue.put({"type": f"{self.prefix}.body", "body": b"", "more_body": True}, 0)
             self._work()
         return not self._no_body
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
 from hosting.clients import Closed, Refused
-from hosting.processes import until
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from conftest import Site
 
@@ -155,4 +154,7 @@ def test_a_handler_that_does_not_read(site: Site) -> None:
         site.saw("back-pressure-websocket", "yes")
     client.reset()
     site.connect().get(f"/release?id={name}")
-    until(lambda: site.told(name)["ends"])
+    if site.host.http2:
+        site.start_afresh()  # what is still under way would break it, see test_an_answer_before_the_body_was_read
+    else:
+        assert site.end(name)["status"] in ("abnormal", "no-status-received", "server-close")

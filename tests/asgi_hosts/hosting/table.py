@@ -37,13 +37,19 @@ ABILITIES = {
     "torn": "an exception after the head: the client sees a cut",
     "torn-websocket": "an exception in a callback of a WebSocket: its code",
     "hop-headers": "`Connection`, `Keep-Alive`, `Transfer-Encoding` of the application",
-    "ctrl-c": "Ctrl-C with open streams, held answers, WebSockets",
-    "ctrl-c-told": "... clients saw",
-    "ctrl-c-exit": "... exit status; what the host wrote",
-    "sigterm": "SIGTERM to the main process",
-    "sigterm-told": "... clients saw",
-    "sigterm-exit": "... exit status; what the host wrote",
-    "twice": "Ctrl-C twice, with a handler that does not end",
+    "ctrl-c": "Ctrl-C with a stream, a held answer and a WebSocket open: our application learns it",
+    "ctrl-c-told": "Ctrl-C: what their clients see",
+    "ctrl-c-exit": "Ctrl-C: exit status, and what the host writes",
+    "sigterm": "SIGTERM to the main process: our application learns it",
+    "sigterm-told": "SIGTERM: what their clients see",
+    "sigterm-exit": "SIGTERM: exit status, and what the host writes",
+    "twice": "Ctrl-C twice, with a handler that takes a minute",
+}
+
+TITLES = {
+    "uvicorn": ("uvicorn",),
+    "hypercorn": ("hypercorn",),
+    "granian, and our own server": ("granian", "channelkit"),
 }
 
 HEAD = """# What ASGI hosts promise
@@ -93,10 +99,8 @@ class Table:
 
 
 def _groups() -> Iterable[tuple[str, Sequence[str]]]:
-    families = {"uvicorn": "uvicorn", "hypercorn": "hypercorn", "granian": "granian and our own server"}
-    for family, title in families.items():
-        names = [host.name for host in HOSTS if host.family in (family, "channelkit" if family == "granian" else family)]
-        yield title, names
+    for title, families in TITLES.items():
+        yield title, [host.name for host in HOSTS if host.family in families]
 
 
 def _versions() -> str:
@@ -113,17 +117,12 @@ def _versions() -> str:
 def _parse(text: str) -> Iterable[tuple[tuple[str, str], str]]:
     by_text = {words: ability for ability, words in ABILITIES.items()}
     hosts: list[str] = []
-    previous = ""
     for line in text.splitlines():
         if not line.startswith("| "):
             continue
         first, *cells = (cell.strip() for cell in line.strip("|").split("|"))
         if not first:
             hosts = cells
-        elif first in by_text or previous:
-            ability = by_text.get(first, "")
+        elif first in by_text:
+            ability = by_text[first]
             yield from (((host, ability), cell) for host, cell in zip(hosts, cells, strict=False))
-
-
-def _unique() -> None:
-    assert len(set(ABILITIES.values())) == len(ABILITIES)
