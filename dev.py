@@ -75,8 +75,16 @@ def test(args: list[str]) -> int:
     wheel = "--wheel" in args
     home = _wheel_environment() if wheel else Environment(".venv").ready("test")
     source = home.path if wheel else ROOT
-    pytest = partial(home.call, home.pytest(args=[a for a in args if a != "--wheel"]), CHANNELKIT_SOURCE=str(source))
+    pytest_args = _on_all_cores([a for a in args if a != "--wheel"])
+    pytest = partial(home.call, home.pytest(args=pytest_args), CHANNELKIT_SOURCE=str(source))
     return _all_of({**_checks(home), "pytest": pytest})
+
+
+def _on_all_cores(args: list[str]) -> list[str]:
+    """pytest's arguments, spread over the cores; a debugger wants one process.  More than four only start servers."""
+    if any(arg.startswith(("-n", "--pdb", "--trace")) for arg in args):
+        return args
+    return ["-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup", *args]
 
 
 def check(args: list[str]) -> int:

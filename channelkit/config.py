@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 from channelkit.errors import ConfigError
+from channelkit.wire.deflate import Deflate
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -40,6 +41,8 @@ class Config:
     max_headers: int = 100  # a browser sends 10 to 20
     max_body: int = 8 * MIB  # http-kit's default; longer: 413
     max_ws: int = 4 * MIB  # one WebSocket message, all fragments together; longer: 1009
+    max_fragments: int = 65536  # frames of one message: max_ws in pieces of 64 bytes, as Autobahn sends it; more: 1008
+    compression: Literal["deflate"] | Deflate | None = None  # permessage-deflate; memory and CPU that nobody asked for
     # -- what one channel may hold
     soft_mark: int = 64 * KIB  # unsent bytes above which `send` waits; one typical socket buffer
     hard_mark: int = 1 * MIB  # unsent bytes above which `send_nowait` raises WouldBlock
@@ -72,6 +75,13 @@ class Config:
             raise ConfigError(f"hard_mark ({self.hard_mark}) must not be below soft_mark ({self.soft_mark})")
         _choice("proxy_protocol", self.proxy_protocol, ("disable", "enable", "optional"))
         _choice("half_closed", self.half_closed, ("close", "answer"))
+        if not isinstance(self.compression, Deflate):
+            _choice("compression", self.compression, ("deflate", None))
+
+    @property
+    def deflate(self) -> Deflate | None:
+        """What `compression` means."""
+        return Deflate() if self.compression == "deflate" else self.compression
 
 
 class ServerOptions(TypedDict, total=False):
@@ -90,6 +100,8 @@ class ServerOptions(TypedDict, total=False):
     max_headers: int
     max_body: int
     max_ws: int
+    max_fragments: int
+    compression: Literal["deflate"] | Deflate | None
     soft_mark: int
     hard_mark: int
     max_inbox: int
@@ -112,7 +124,7 @@ class ServerOptions(TypedDict, total=False):
     half_closed: Literal["close", "answer"]
 
 
-def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+def _choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
 

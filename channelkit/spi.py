@@ -84,7 +84,7 @@ class WebSocketListener(Listener, Protocol):
         """The peer's close frame came first; the reply is on its way.  1005 when it had no code."""
 
     def confirmed(self) -> None:
-        """The peer answered our close frame with its code: it has seen all before it."""
+        """The peer has shown that it read all before our close frame, and has closed too."""
 
     def failed(self, code: int, detail: str) -> None:
         """The peer broke the protocol; the close frame with `code` is on its way."""
@@ -223,6 +223,11 @@ class WebSocketExchange(Exchange):
 
     #: `write(wire)` sends one message in its wire form; an attribute, so that a host may give its fastest.
     write: Callable[[Any], None]
+
+    @property
+    def unread(self) -> int:
+        """Whole messages that came after our own close and were passed over, as far as the host counts them."""
+        return 0
 
     @abstractmethod
     def ping(self, data: bytes) -> None:

@@ -98,9 +98,12 @@ def under_uvicorn() -> Iterator[int]:
     port: int = listener.getsockname()[1]
     line = [sys.executable, "-m", "uvicorn", "--fd", str(listener.fileno()), "--log-level", "warning"]
     environment = {**os.environ, "PYTHONPATH": f"{EXAMPLES.parent}:{Path(channelkit.__file__).parents[1]}"}
-    with listener, subprocess.Popen(
-        [*line, "examples.fastapi_chat:app"], env=environment, pass_fds=[listener.fileno()], stderr=subprocess.PIPE
-    ) as process:
+    with (
+        listener,
+        subprocess.Popen(
+            [*line, "examples.fastapi_chat:app"], env=environment, pass_fds=[listener.fileno()], stderr=subprocess.PIPE
+        ) as process,
+    ):
         try:
             yield port
         finally:
@@ -131,7 +134,11 @@ def test_fastapi_chat(host: Any) -> None:
                 while fetch(port, "GET", "/people") != b'{"people":2}':
                     pass
                 client.send("hello")
-                assert (client.recv(PATIENCE), events.readline(), events.readline()) == ("hello", b"data: hello\n", b"\n")
+                assert (client.recv(PATIENCE), events.readline(), events.readline()) == (
+                    "hello",
+                    b"data: hello\n",
+                    b"\n",
+                )
                 assert fetch(port, "POST", "/chat/", b"by post") == b"heard by 2\n"
                 assert (client.recv(PATIENCE), events.readline()) == ("by post", b"data: by post\n")
             stream.close()

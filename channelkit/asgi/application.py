@@ -37,6 +37,8 @@ HOST_OPTIONS = frozenset(
         "head_timeout",
         "keep_alive_timeout",
         "pong_timeout",
+        "compression",
+        "max_fragments",
         "linger_timeout",
         "half_closed_timeout",
         "half_closed",

@@ -57,13 +57,16 @@ class Client:
             self._waiting.remove(parking)
 
     async def wait_room(self) -> None:
-        """Wait while more than `soft_mark` is unsent; now and then let the others run in any case."""
+        """Wait while more than `soft_mark` is unsent; now and then let the others run in any case.
+
+        Once the exchange was let go of nobody tells of room: the response is over, and so is the wait.
+        """
         exchange = self.exchange
         loop = exchange.loop
         loop.burst += 1
         if self.gone or loop.burst >= ACCEPTANCES_PER_YIELD:
             loop.burst = 0
             await loop.checkpoint()  # an application that sends for ever to nobody would freeze everything
-        while exchange.buffered_bytes > exchange.config.soft_mark and not self.gone:
+        while exchange.listener is self and not self.gone and exchange.buffered_bytes > exchange.config.soft_mark:
             exchange.want_room()
             await self.wait()

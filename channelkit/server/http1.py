@@ -24,6 +24,7 @@ from channelkit.wire.websocket_handshake import is_websocket_request, offered_su
 if TYPE_CHECKING:
     from channelkit.server.core import ServerCore
     from channelkit.server.pump.link import Link
+    from channelkit.wire.deflate import Agreement
 
 EVENTS_PER_TURN = 64
 
@@ -297,8 +298,9 @@ class HttpConnection:
             self._body_late(exchange)
         elif self._in_head:
             self._bad(BadRequest(408, "the head did not arrive in time", limit="head_timeout"))
-        elif self.link.unsent:
-            self._deadline.set(self.config.keep_alive_timeout)  # not idle: the write timeout runs
+        elif self.link.unsent or self._reader.buffered:
+            # Not idle: the write timeout runs, or the next request is here and has its turn soon.
+            self._deadline.set(self.config.keep_alive_timeout)
         else:
             name = "keep_alive_timeout" if self._served else "head_timeout"
             self.loop.tally.hit(name, "a silent connection was closed", logging.DEBUG)
@@ -315,7 +317,7 @@ class HttpConnection:
 
     # -- upgrade and drain
 
-    def become_websocket(self, answer: bytes) -> WebSocketConnection:
+    def become_websocket(self, answer: bytes, deflate: Agreement | None) -> WebSocketConnection:
         """Hand the link over; frames that came with the handshake are its first input."""
         rest = self._reader.take_rest()
         self._ending = True
@@ -323,7 +325,7 @@ class HttpConnection:
         self._deadline.cancel()
         self._core.connections.discard(self)
         self.link.write(answer)
-        websocket = WebSocketConnection(self._core, self.link)
+        websocket = WebSocketConnection(self._core, self.link, deflate)
         self.link.engine = websocket
         if self._held_back:
             self.link.set_reading(True)

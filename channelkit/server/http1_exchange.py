@@ -13,9 +13,10 @@ from channelkit._lifecycle import logger
 from channelkit._request_body import HELD, RequestBody
 from channelkit.errors import BadRequest, HandlerError
 from channelkit.spi import HttpExchange, HttpWire, Listener, WebSocketExchange
+from channelkit.wire.deflate import agree
 from channelkit.wire.http1_requests import RequestHead
 from channelkit.wire.http1_responses import CONTINUE, LAST_CHUNK, bodiless, chunk, http_date, response_head
-from channelkit.wire.websocket_handshake import check_upgrade, sec_websocket_accept
+from channelkit.wire.websocket_handshake import check_upgrade, offered_extensions, sec_websocket_accept
 
 if TYPE_CHECKING:
     from channelkit.channel import Channel
@@ -205,17 +206,20 @@ class Http1Exchange(HttpExchange):
         key = check_upgrade(self.head.method, self.head.http_version, self.head.headers)
         if self.head.has_body:
             raise BadRequest(400, "a WebSocket handshake has no body")
+        deflate = agree(self.config.deflate, offered_extensions(self.head.headers))
         lines = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
         lines.append(("Sec-WebSocket-Accept", sec_websocket_accept(key)))
         if subprotocol is not None:
             lines.append(("Sec-WebSocket-Protocol", subprotocol))
+        if deflate is not None:
+            lines.append(("Sec-WebSocket-Extensions", deflate.answer))
         given = [one for one in headers if one[0].lower() not in _FRAMING | _HANDSHAKE]
         lines += [*given, ("Date", http_date(time.time()))]
         data = response_head(101, lines, informational=True)
         if self.head.expect_continue:
             data = CONTINUE + data  # RFC 9110 7.8
         self._state = OVER
-        return self._connection.become_websocket(data)
+        return self._connection.become_websocket(data, deflate)
 
     def watch_client(self) -> None:
         if not self.watched:

@@ -7,73 +7,109 @@ handshake (RFC 6455 7), pings for liveness, and what each end of the link means.
 from __future__ import annotations
 
 from collections.abc import Hashable
+from secrets import token_bytes
 from typing import TYPE_CHECKING
 
 from channelkit._deadline import Deadline
 from channelkit.spi import WebSocketExchange, WebSocketListener
-from channelkit.wire.websocket_frames import (
+from channelkit.wire.deflate import Agreement, ContextDeflate, LoneDeflate
+from channelkit.wire.websocket_codec import (
     CloseReceived,
     Failure,
     PingReceived,
     PongReceived,
     WebSocketCodec,
 )
+from channelkit.wire.websocket_frames import binary_frame, text_frame
 
 if TYPE_CHECKING:
     from channelkit.server.core import ServerCore
     from channelkit.server.pump.link import Link
 
 MESSAGES_PER_TURN = 64
+PLAIN: Hashable = ("websocket", "frames")
+_LIMITS = {1008: "max_fragments", 1009: "max_ws"}  # what fails with these codes
 
 Event = str | bytes | PingReceived | PongReceived | CloseReceived | Failure
+
+
+def _messages(events: list[Event] | None) -> int:
+    return sum(type(event) is str or type(event) is bytes for event in events or ())
 
 
 class WebSocketConnection(WebSocketExchange):
     """Seam 2 over one upgraded connection."""
 
     __slots__ = (
+        "_all_read",
+        "_begun",
         "_close_sent",
         "_codec",
         "_core",
         "_deadline",
+        "_eof",
         "_held",
         "_link",
         "_over",
         "_paused",
         "_pinged",
+        "_question",
+        "binary",
+        "text",
+        "wire_format",
     )
 
-    wire_format: Hashable = ("websocket", "frames")
     listener: WebSocketListener
 
-    def __init__(self, core: ServerCore, link: Link) -> None:
+    def __init__(self, core: ServerCore, link: Link, deflate: Agreement | None) -> None:
         self._core = core
         self._link = self.outbox = link
         self.write = link.write
         self.loop = core.loop
         self.config = core.config
-        self._codec = WebSocketCodec(core.config.max_ws)
+        self._codec = WebSocketCodec(core.config.max_ws, max_fragments=core.config.max_fragments, deflate=deflate)
+        self.text, self.binary, self.wire_format = text_frame, binary_frame, PLAIN
+        if deflate is not None:
+            self._compress(deflate)
         self._held: list[Event] | None = None  # parsed, waiting until reading goes on
+        self._begun = False  # on_open has had its turn, frames may be handled
         self._paused = False
+        self._eof = False  # the client's FIN was read before its handshake was answered
         self._pinged = False
         self._over = False  # the listener has had its last call, or must hear no more messages
         self._close_sent: int | None = None
+        self._question: bytes | None = None  # in the ping before our close frame
+        self._all_read = False  # the peer has answered it: it has read all that we sent
         self._deadline = Deadline(core.loop, self._expired)
         self._deadline.set(core.config.ping_interval)
         core.connections.add(self)
+
+    def _compress(self, deflate: Agreement) -> None:
+        """With context takeover frames are compressed as they go out, since each may refer to those before it.
+
+        Without it they are compressed when they are encoded, once for all members of a group that agreed on the same.
+        """
+        if deflate.server_takeover:
+            link, compress = self._link, ContextDeflate(deflate).frame
+            self.write = lambda frame: link.write(compress(frame))
+        else:
+            lone = LoneDeflate(deflate)
+            self.text, self.binary, self.wire_format = lone.text, lone.binary, lone.wire_format
 
     def begin(self, rest: bytes, eof: bool) -> None:
         """Go on where HTTP stopped; `rest` came in the same packets as the handshake."""
         if rest:
             self._codec.receive(rest)
-        if rest or eof:
-            self.loop.call_soon(self._begin_later, eof)
+        if eof:
+            self._eof = True
+            self._deadline.set(self.config.half_closed_timeout)
+        # One turn later than the channel's on_open, so that the first frames find what all others find.
+        self.loop.call_soon(self.loop.call_soon, self._begin_later)
 
-    def _begin_later(self, eof: bool) -> None:
-        if self._deliver():
-            self.loop.call_soon(self._begin_later, eof)
-        elif eof and not self._over:
-            self.eof_received()
+    def _begin_later(self) -> None:
+        self._begun = True
+        if self.resume():
+            self.loop.call_soon(self._begin_later)
 
     # -- spi.Exchange
 
@@ -96,8 +132,9 @@ class WebSocketConnection(WebSocketExchange):
 
     # -- spi.WebSocketExchange
 
-    text = staticmethod(WebSocketCodec.text)
-    binary = staticmethod(WebSocketCodec.binary)
+    @property
+    def unread(self) -> int:
+        return _messages(self._held) + self._codec.skipped
 
     def ping(self, data: bytes) -> None:
         self._link.write(self._codec.ping(data))
@@ -106,7 +143,9 @@ class WebSocketConnection(WebSocketExchange):
         if self._over or self._close_sent is not None:
             return
         self._close_sent = code
-        self._link.write(self._codec.close(code, reason))
+        # A close frame that comes back with our code may be an answer or have crossed ours; a pong to this cannot.
+        self._question = token_bytes(4)
+        self._link.write(self._codec.ping(self._question) + self._codec.close(code, reason))
         self._deadline.set(self.config.close_timeout)
         self.set_reading(True)  # for the reply; what else arrives is discarded
 
@@ -117,11 +156,14 @@ class WebSocketConnection(WebSocketExchange):
         return self._deliver()
 
     def resume(self) -> bool:
-        return self._deliver()
+        more = self._deliver()
+        if self._eof and not (more or self._paused or self._over):
+            self.eof_received()
+        return more
 
     def _deliver(self) -> bool:
         """Hand over what is parsed; True if more is buffered than one turn may take."""
-        if self._paused or self._over:
+        if self._paused or self._over or not self._begun:
             return False
         if self._held is not None:
             events, self._held = self._held, None
@@ -158,7 +200,7 @@ class WebSocketConnection(WebSocketExchange):
             if self._close_sent is None:
                 self._pong(event.payload)
         elif isinstance(event, PongReceived):
-            self._ponged()
+            self._ponged(event.payload)
         elif isinstance(event, CloseReceived):
             self._close_received(event)
         elif isinstance(event, Failure):
@@ -174,12 +216,14 @@ class WebSocketConnection(WebSocketExchange):
         if self._close_sent is None:
             self._link.write(self._codec.reply(event))
             self.listener.closed_by_peer(event.code, event.reason)
-        elif event.code == self._close_sent and not self._link.unsent:
+        elif self._all_read:
             self._over = True
             self.listener.confirmed()
         self._finish()
 
     def _failed(self, event: Failure) -> None:
+        if event.code in _LIMITS:
+            self.loop.tally.hit(_LIMITS[event.code], event.detail)
         if self._close_sent is None:
             self._link.write(self._codec.fail(event))
             self.listener.failed(event.code, event.detail)
@@ -192,9 +236,17 @@ class WebSocketConnection(WebSocketExchange):
         self._link.finish()
 
     def eof_received(self) -> None:
-        """TCP ended without a close frame: nobody said goodbye (RFC 6455 7.1.5: 1006)."""
-        if not self._over and self._close_sent != 0:
+        """TCP ended without a close frame: nobody said goodbye (RFC 6455 7.1.5: 1006).
+
+        What was written in this turn still leaves if it can, for a peer that only ended its own direction.
+        """
+        if self._over or self._close_sent == 0:
+            return
+        self._link.flush()
+        if self._link.unsent or self._close_sent is not None:
             self._link.abort()
+        else:
+            self._finish()
 
     def wrote(self) -> None:
         if not self._over:
@@ -217,20 +269,26 @@ class WebSocketConnection(WebSocketExchange):
         """Silence for `ping_interval`: ping.  Still silence for `pong_timeout`: gone.  Any byte is life."""
         link = self._link
         if self._close_sent is not None:
+            self.loop.tally.hit("close_timeout", "a close frame was not answered")
+            link.abort()
+        elif self._eof:
             link.abort()
         elif self._paused or link.alive:
             link.alive = self._pinged = False
             self._deadline.set(self.config.ping_interval)
         elif self._pinged:
+            self.loop.tally.hit("pong_timeout", "a ping was not answered")
             link.abort()
         else:
             self._pinged = True
             link.write(self._codec.ping(b""))
             self._deadline.set(self.config.pong_timeout)
 
-    def _ponged(self) -> None:
+    def _ponged(self, payload: bytes) -> None:
         """The silence that follows is counted from here, or pings would be `pong_timeout` further apart."""
-        if self._pinged and self._close_sent is None:
+        if self._close_sent is not None:
+            self._all_read = self._all_read or payload == self._question
+        elif self._pinged:
             self._link.alive = self._pinged = False
             self._deadline.set(self.config.ping_interval)
 

@@ -67,7 +67,7 @@ def _transit(trace: Trace) -> float:
 def _wire_size(plan: Plan, payload: Payload) -> int:
     """An upper bound of what `payload` takes in the transport's wire form."""
     size = len(payload.encode()) if isinstance(payload, str) else len(payload)
-    if plan.transport in ("websocket", "raw", "single"):
+    if plan.transport in ("websocket", "deflate", "raw", "single"):
         return size + 20
     if plan.transport == "sse":
         lines = payload.count("\n") if isinstance(payload, str) else 0
@@ -101,7 +101,7 @@ def _receiver_came(trace: Trace) -> bool:
 
 
 def _has_borders(trace: Trace) -> bool:
-    return trace.plan.transport in ("websocket", "sse", "ndjson")
+    return trace.plan.transport in ("websocket", "deflate", "sse", "ndjson")
 
 
 def _all_arrived(trace: Trace) -> bool:
@@ -291,8 +291,8 @@ def delivery(trace: Trace) -> None:
 def _delivered_by_us(trace: Trace) -> None:
     info = trace.info
     assert info is not None
-    crossed = trace.peer_closed_first is True  # the documented exception: crossing closes look like a confirmation
-    if info.delivered is True and not crossed:
+    crossed = trace.peer_closed_first is True
+    if info.delivered is True:
         _demand(trace.plan.is_websocket, "G10", "only a WebSocket can confirm", trace)
         _demand(_all_arrived(trace), "G10", f"delivered, and yet {_difference(trace)}", trace)
     if info.delivered is not False:

@@ -21,6 +21,7 @@ import wsproto
 from anyio.abc import ByteStream
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from wsproto.extensions import PerMessageDeflate
 
 Payload = str | bytes
 
@@ -45,8 +46,9 @@ class PeerProtocol(Protocol):
 class WebSocketPeer:
     """A WebSocket client: h11 reads the handshake, wsproto the frames."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, deflate: bool = False) -> None:
         self.path = path
+        self.deflate = deflate  # offer permessage-deflate, and use it once it is agreed on
         self.messages: list[Payload] = []
         self.pings: list[bytes] = []
         self.pongs: list[bytes] = []
@@ -69,6 +71,8 @@ class WebSocketPeer:
             ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
             ("Sec-WebSocket-Version", "13"),
         ]
+        if self.deflate:
+            lines.append(("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits"))
         data = self._head.send(h11.Request(method="GET", target=self.path, headers=lines))
         self._head.send(h11.EndOfMessage())
         self._frames = Connection(ConnectionType.CLIENT)
@@ -124,6 +128,12 @@ class WebSocketPeer:
         if not isinstance(event, h11.InformationalResponse | h11.Response):
             return b""
         self.status = event.status_code
+        answer = dict(event.headers).get(b"sec-websocket-extensions")
+        assert answer is not None or not self.deflate or self.status != 101, "the plan is about compression"
+        if answer is not None:  # what was said in the packet of the handshake was plain, and the first of it all
+            agreed = PerMessageDeflate()
+            agreed.finalize(answer.decode())
+            self._frames = Connection(ConnectionType.CLIENT, [agreed])
         return bytes(self._head.trailing_data[0])
 
     def _take(self, event: wsproto.events.Event) -> bytes:

@@ -49,6 +49,7 @@ from channelkit.testing.peers import (
     read_ndjson,
     read_sse,
 )
+from channelkit.wire.deflate import Deflate
 
 if TYPE_CHECKING:
     from channelkit.channel import Channel, ChannelStatistics
@@ -59,8 +60,8 @@ if TYPE_CHECKING:
 #: through the stream pump, `ASGIHandler` and `ASGIApp`, with the rules of ASGI watched in between).
 Pump = Literal["stream", "reactor", "asgi"]
 PUMPS: tuple[Pump, ...] = ("stream", "reactor", "asgi")
-TransportName = Literal["websocket", "raw", "sse", "ndjson", "single"]
-TRANSPORTS: tuple[TransportName, ...] = ("websocket", "raw", "sse", "ndjson", "single")
+TransportName = Literal["websocket", "deflate", "raw", "sse", "ndjson", "single"]  # deflate: a compressed WebSocket
+TRANSPORTS: tuple[TransportName, ...] = ("websocket", "deflate", "raw", "sse", "ndjson", "single")
 Style = Literal["callback", "async", "iterate", "receive", "late", "discard"]
 Ending = Literal["server", "peer", "vanish", "drain"]
 
@@ -227,7 +228,7 @@ class Plan:
 
     @property
     def is_websocket(self) -> bool:
-        return self.transport == "websocket"
+        return self.transport in ("websocket", "deflate")
 
     def config(self) -> Config:
         """The server's configuration."""
@@ -237,6 +238,7 @@ class Plan:
             hard_mark=limits.hard_mark,
             max_inbox=limits.max_inbox,
             max_inbox_bytes=limits.max_inbox_bytes,
+            compression=Deflate(threshold=16) if self.transport == "deflate" else None,
             server_header=None,
             slow_callback=60.0,  # real seconds: a busy machine is no news here
         )
@@ -585,6 +587,7 @@ class _Run:
 
     async def perform(self, step: ServerStep, tasks: TaskGroup) -> None:
         assert self.channel is not None
+        self.sample()  # what it was like before: a close may switch reading on again
         operation = Operation(step, anyio.current_time(), self.channel.is_open)
         self.trace.operations.append(operation)
         done = anyio.Event()
@@ -695,7 +698,7 @@ class _Run:
         self.stream = server.connect(plan.network)
         self.protocol: PeerProtocol
         if plan.is_websocket:
-            self.websocket = WebSocketPeer("/main")
+            self.websocket = WebSocketPeer("/main", deflate=plan.transport == "deflate")
             self.protocol = self.websocket
             request = self.websocket.request()
         else:

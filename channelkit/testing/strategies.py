@@ -139,7 +139,7 @@ limits = st.builds(
 @st.composite
 def plans(draw: st.DrawFn, transport: TransportName) -> Plan:
     """A plan for one transport."""
-    websocket = transport == "websocket"
+    websocket = transport in ("websocket", "deflate")
     styles = (
         ("callback", "async", "iterate", "receive", "late", "discard")
         if websocket

@@ -103,6 +103,7 @@ class WebSocketChannel(Channel):
         self._end(delivered=False if self._ending is not None else None, unsent=self._websocket.buffered_bytes)
 
     def _end(self, delivered: bool | None, unsent: int = 0) -> None:
+        self._unread += self._websocket.unread
         if self._ending_code is None:
             self._ended(CloseStatus.ABNORMAL, 1006, "", "network", delivered=delivered, unsent=unsent)
         else:

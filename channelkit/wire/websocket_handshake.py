@@ -19,7 +19,13 @@ VERSION = "13"
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
 # 16 bytes are 21 digits, one of which only 2 bits are used, and two pads; other last digits are not canonical.
 _KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
+# RFC 6455 9.1, every repetition possessive: no value makes these look at a character twice.
+_T, _SPACE, _QUOTED = _TOKEN.pattern, r"[ \t]*+", r'"(?:[^"\\]|\\.)*+"'
+_PARAMETER = re.compile(rf";{_SPACE}({_T})(?:{_SPACE}={_SPACE}(?:({_T})|({_QUOTED})))?")
+_PARAMETERS = rf"(?:{_SPACE};{_SPACE}{_T}(?:{_SPACE}={_SPACE}(?:{_T}|{_QUOTED}))?)*+"
+# A member of the list and the comma behind it; empty members are passed over (RFC 9110 5.6.1).
+_EXTENSION = re.compile(rf"{_SPACE}(?:({_T})({_PARAMETERS}))?{_SPACE}(?:,|$)")
 
 _REFUSAL_HEADERS = {
     405: (("Allow", "GET"),),  # RFC 9110 15.5.6
@@ -42,6 +48,35 @@ def offered_subprotocols(headers: Headers) -> tuple[str, ...]:
     """The subprotocols a client offers, in its order, each once.  What is no token cannot be chosen and is left out."""
     offered = _members(headers, "sec-websocket-protocol")
     return tuple(dict.fromkeys(one for one in offered if _TOKEN.fullmatch(one)))
+
+
+def offered_extensions(headers: Headers) -> list[tuple[str, list[tuple[str, str | None]]]]:
+    """The extensions a client offers, in its order, with their parameters; None for one without a value.
+
+    Raises BadRequest(400) for what is no list of extensions: RFC 6455 9.1 lets such a handshake fail.
+    """
+    offers: list[tuple[str, list[tuple[str, str | None]]]] = []
+    for value in _values(headers, "sec-websocket-extensions"):
+        at = 0
+        while at < len(value):
+            found = _EXTENSION.match(value, at)
+            if found is None:
+                raise BadRequest(400, "Sec-WebSocket-Extensions is no list of extensions")
+            if found[1] is not None:
+                offers.append((found[1], [_parameter(one) for one in _PARAMETER.finditer(found[2])]))
+            at = found.end()
+    return offers
+
+
+def _parameter(found: re.Match[str]) -> tuple[str, str | None]:
+    """RFC 6455 9.1: a value may be quoted, and is a token all the same."""
+    name, token, quoted = found.groups()
+    if quoted is None:
+        return name, token
+    value = re.sub(r"\\(.)", r"\1", quoted[1:-1])
+    if _TOKEN.fullmatch(value) is None:
+        raise BadRequest(400, "a quoted extension parameter is no token")
+    return name, value
 
 
 def check_upgrade(method: str, http_version: str, headers: Headers) -> str:

@@ -342,6 +342,43 @@ def test_a_host_that_refuses_a_message(backend: Backend, calling: Calling) -> No
     clock.run(main, backend=backend)
 
 
+def test_a_client_that_closes_while_we_send(backend: Backend, calling: Calling) -> None:
+    """The host refuses our message before it tells of the close: code, reason and last words still come, and what
+    did not leave is counted."""
+    seen: list[Any] = []
+
+    async def handler(request: Request) -> Channel:
+        return as_channel(request, on_receive=lambda _, message: seen.append(message), on_close=_note)
+
+    def _note(channel: Channel, status: str) -> None:
+        seen.append(channel.close_info)
+
+    channels: list[Channel] = []
+
+    async def greet(request: Request) -> Channel:
+        channel = await handler(request)
+        channels.append(channel)
+        return channel
+
+    async def main() -> None:
+        async with calling(app_of(greet), "websocket") as call:
+            await call.until(lambda sent: sent)
+            call.refuses["websocket.send"] = OSError("the client is gone")
+            assert await channels[0].send("too late")
+            await settle()
+            call.say("websocket.receive", text="last words")
+            call.say("websocket.disconnect", code=4001, reason="bye")
+            await call.returned.wait()
+            await settle()
+        info = seen[1]
+        assert seen[0] == "last words"
+        assert (info.status, info.code, info.reason, info.by) == ("unknown", 4001, "bye", "peer")
+        assert info.delivered is False
+        assert info.unsent == len("too late") + 2
+
+    clock.run(main, backend=backend)
+
+
 def test_a_client_that_is_gone_before_it_is_connected(backend: Backend, calling: Calling) -> None:
     """A WebSocket scope whose first message is the end calls no handler."""
 

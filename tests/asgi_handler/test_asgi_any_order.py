@@ -166,7 +166,9 @@ def test_any_order(backend: Backend, plan: list[str]) -> None:
             stream = host.connect()
             await stream.send(b"GET /first HTTP/1.1\r\nHost: t\r\n\r\n")
             await stream.send(b"GET /second HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
-            return await read_all(stream)
+            answer = await read_all(stream)
+            await anyio.sleep(20)  # what the application does after its response, it does to the end
+            return answer
 
     found = responses(clock.run(main, backend=backend))
     if model.whole:
@@ -174,5 +176,8 @@ def test_any_order(backend: Backend, plan: list[str]) -> None:
         assert errors == model.errors
     else:
         assert len(found) <= 1
-        assert all(not whole and model.body.startswith(body) for _, body, whole in found)
+        for status, body, whole in found:
+            assert model.body.startswith(body)
+            # A 204 is whole with its head, one with a length when it is reached: only the last message was missing.
+            assert not whole or status == 204 or len(body) == model.length
         assert errors[: len(model.errors)] == model.errors  # after the cut it may hear of an error or not

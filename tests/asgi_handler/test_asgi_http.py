@@ -427,6 +427,64 @@ def test_two_tasks_may_receive(backend: Any) -> None:
     assert [one["type"] for one in seen].count("http.disconnect") == 2
 
 
+def test_whoever_waits_takes_the_next_piece(backend: Any) -> None:
+    """A task that has its piece and goes leaves the next one to the task that waits."""
+    seen: list[bytes] = []
+
+    async def take_one(receive: Any) -> None:
+        seen.append((await receive())["body"])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(take_one, receive)
+            tasks.start_soon(take_one, receive)
+        await send(start())
+        await send(body(b"done"))
+
+    async def talk(host: Host) -> bytes:
+        stream = host.connect()
+        await stream.send(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 6\r\nConnection: close\r\n\r\n")
+        for piece in (b"abc", b"def"):
+            await anyio.sleep(1)
+            await stream.send(piece)
+        return await read_all(stream)
+
+    assert serve(app, talk, backend).endswith(b"done")
+    assert seen == [b"abc", b"def"]
+
+
+def test_a_request_that_breaks_while_its_answer_waits_for_room(backend: Any) -> None:
+    """The answer is cut; what the application was about to send is dropped, and it does not hear of it."""
+    ended: list[str] = []
+
+    async def respond(send: Any) -> None:
+        await send(start())
+        await send(body(bytes(500_000), True))
+        await send(body(b"never"))
+        ended.append("sent")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(respond, send)
+            await anyio.sleep(1)
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+    async def talk(host: Host) -> bytes:
+        stream = host.connect(capacity=1000)
+        await stream.send(b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+        await anyio.sleep(0.5)
+        assert ended == []  # it waits for room
+        await anyio.sleep(1)
+        assert ended == ["sent"]  # it waits no more, though there is none
+        return await read_all(stream)
+
+    answer = serve(app, talk, backend)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"never" not in answer
+    assert not answer.endswith(b"0\r\n\r\n")
+
+
 def test_a_cancelled_receive_takes_nothing(backend: Any) -> None:
     """As a middleware does it that waits for two things at once."""
 

@@ -55,6 +55,7 @@ class Site:
                 self.events.append("ended")
         else:
             scope["state"]["count"][0] += 1
+            assert "own" not in scope["state"]
             scope["state"]["own"] = True  # seen by this request only
             await respond(send, str(sorted(scope["state"].items())))
 
@@ -69,6 +70,8 @@ class Site:
         if self.startup == "hang":
             await anyio.sleep_forever()
         await send({"type": f"lifespan.startup.{self.startup}", "message": "no database"})
+        if self.startup == "failed":
+            raise RuntimeError("as Starlette does it")
         if self.shutdown == "crash":
             raise RuntimeError("crashed in between")
         assert (await receive()) == {"type": "lifespan.shutdown"}

@@ -296,6 +296,50 @@ def test_wrong_answers(message: Message, error: type[Exception], text: str, back
     assert serve(app, talk, backend).code == 4001
 
 
+def test_after_a_wrong_answer_the_client_is_still_watched(backend: Any) -> None:
+    """A handshake that could not be accepted as it was meant is as it was before: the application hears of the end."""
+    seen: list[Message] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        with pytest.raises(ValueError, match="header name"):
+            await send({**ACCEPT, "headers": [(b"a\n", b"b")]})
+        seen.append(await receive())
+
+    async def talk(host: Host) -> None:
+        stream = host.connect()
+        await stream.send(HANDSHAKE + b"\r\n")
+        await anyio.sleep(1)
+        stream.reset()
+        await anyio.sleep(1)
+
+    serve(app, talk, backend)
+    assert seen == [disconnect(1006)]
+
+
+def test_a_task_that_receives_before_another_accepts(backend: Any) -> None:
+    """It gets the first message."""
+    seen: list[Message] = []
+
+    async def take(receive: Any) -> None:
+        seen.append(await receive())
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(take, receive)
+            await anyio.sleep(1)
+            await send(ACCEPT)
+
+    async def talk(host: Host) -> None:
+        peer = await host.websocket()
+        await peer.send("first")
+        await peer.receive()
+
+    serve(app, talk, backend)
+    assert seen == [{"type": "websocket.receive", "text": "first"}]
+
+
 # -- messages
 
 
@@ -452,7 +496,7 @@ def test_the_client_vanishes(way: str, backend: Any) -> None:
     assert app.end == disconnect(1006)
 
 
-def test_sending_to_a_websocket_that_is_over(backend: Any) -> None:
+def test_sending_to_a_websocket_that_is_over(backend: Any, caplog: pytest.LogCaptureFixture) -> None:
     """`send` raises an OSError once the client has closed; that it comes out of the application is no error."""
     caught: list[BaseException] = []
 
@@ -474,6 +518,7 @@ def test_sending_to_a_websocket_that_is_over(backend: Any) -> None:
     serve(app, talk, backend)
     assert [type(one) for one in caught] == [Disconnected, Disconnected]
     assert "normal (1000) by peer: enough" in str(caught[0])
+    assert [one.message for one in caplog.records if one.exc_info] == []
 
 
 def test_a_send_that_waits_is_woken_by_the_end(backend: Any) -> None:

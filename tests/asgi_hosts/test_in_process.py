@@ -1,11 +1,10 @@
-"""The application inside a program of one's own: httpx and Starlette's TestClient, which start no lifespan unless told."""
+"""The application inside a program of one's own: httpx and Starlette's TestClient, with and without a lifespan."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import warnings
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -88,7 +87,6 @@ def test_nothing_is_left_on_trio() -> None:
 def test_one_application_on_loop_after_loop() -> None:
     """An application of a module serves one event loop after another, of both kinds."""
     app = ASGIApp(handler)
-    run: Callable[[Callable[..., Awaitable[None]], ASGIApp], None]
     for _ in range(3):
         asyncio.run(talk(app))
         trio.run(talk, app)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,14 @@ import pytest
 from hosting.clients import Client, Cut, Exchange, Http1, WebSocket
 from hosting.processes import HOSTS, Host, Process, hypercorn, until, uvicorn
 
+pytestmark = pytest.mark.xdist_group("asgi-hosts-shutdown")  # the hosts are started once, not once a core
+
 if TYPE_CHECKING:
     from hosting.table import Table
 
 AT_ONCE = 4
 LONGEST = 12.0  # seconds for a host to end: more than the patience of any
-SOON = 1.5  # seconds that tell "when the signal came" from "after the grace of hypercorn", which is 3
+SOON = 2.5  # seconds that tell "when the signal came" from "after the grace of hypercorn", which is 3
 
 TWICE = tuple({host.command: host for host in reversed(HOSTS)}.values())  # HTTP/2 makes no difference to it
 
@@ -127,9 +129,7 @@ def outcomes() -> Iterator[dict[tuple[str, str], Future[Outcome]]]:
 
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("host", HOSTS, ids=lambda host: host.name.replace(" ", "-"))
-def test_stopping(
-    host: Host, signal: str, outcomes: dict[tuple[str, str], Future[Outcome]], table: Table
-) -> None:
+def test_stopping(host: Host, signal: str, outcomes: dict[tuple[str, str], Future[Outcome]], table: Table) -> None:
     """The host ends within its grace; what its clients see and what it leaves on the terminal is in the table."""
     outcome = outcomes[host.name, signal].result()
     assert outcome.status is not None, f"did not end:\n{outcome.log}"
@@ -158,17 +158,19 @@ def test_reload(tmp_path: Path) -> None:
     watched.write_text("")
     options = ("--reload", "--reload-dir", str(tmp_path), "--http", "h11", "--ws", "wsproto")
     process = Process(uvicorn(*options))
-    clients: Sequence[Client] = ()
+    clients: list[Client] = []
     try:
         process.wait_ready()
         host = Host("uvicorn reload", process.command)
         until(lambda: _serves(host, process), "the first process")
-        streaming, talking = clients = Http1(process.port), Http1(process.port)
+        streaming, talking = Http1(process.port), Http1(process.port)
+        clients += [streaming, talking]
         stream = streaming.request("GET", "/stream?id=stream")
-        stream.until(b"begun\n") if stream.head() else None
+        stream.head()
+        stream.until(b"begun\n")
         websocket = talking.websocket("/echo")
         watched.write_text("# changed\n")
-        for client in (streaming, talking):
+        for client in clients:
             client.sock.settimeout(LONGEST)
         assert _websocket(websocket) == "WebSocket 1001"
         assert _stream(stream) == "stream ended"
@@ -202,7 +204,8 @@ def test_a_pre_stop_hook() -> None:
         info = json.loads(clients[3].get("/fastapi/chat/info/a%20b").body)
         assert (info["path"], info["root_path"]) == ("/info/a b", "/front/fastapi/chat")
         stream = clients[0].request("GET", "/fastapi/chat/stream?id=stream")
-        stream.until(b"begun\n") if stream.head() else None
+        stream.head()
+        stream.until(b"begun\n")
         held = clients[1].request("GET", "/fastapi/chat/held?id=held")
         websocket = clients[2].websocket("/fastapi/chat/echo")
         assert clients[3].get("/fastapi/chat/get").body == b"get"
@@ -227,4 +230,8 @@ def _serves(host: Host, process: Process) -> bool:
 
 def _noise(log: str) -> str:
     """Tracebacks that are the host's own and known."""
-    return "a traceback of its own (CancelledError in asyncio.streams)" if "asyncio.exceptions.CancelledError" in log else ""
+    return (
+        "a traceback of its own (CancelledError in asyncio.streams)"
+        if "asyncio.exceptions.CancelledError" in log
+        else ""
+    )

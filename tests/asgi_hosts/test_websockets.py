@@ -8,6 +8,8 @@ from urllib.parse import quote
 import pytest
 from hosting.clients import Closed, Refused
 
+pytestmark = pytest.mark.xdist_group("asgi-hosts")  # the hosts are started once, not once a core
+
 if TYPE_CHECKING:
     from conftest import Site
 
@@ -19,7 +21,7 @@ def test_every_message_comes_back_as_it_went(site: Site) -> None:
     """Text stays text and bytes stay bytes, in order, whatever they hold, up to 1 MiB and more."""
     name = site.name()
     websocket = site.connect().websocket(f"/echo?id={name}")
-    messages = [*ADVERSARIAL, b"", bytes(range(256)), MIB, "\u00e9" * (1 << 19)]
+    messages: list[str | bytes] = [*ADVERSARIAL, b"", bytes(range(256)), MIB, "\u00e9" * (1 << 19)]
     for message in messages:
         websocket.send(message)
         assert websocket.receive() == message
@@ -39,7 +41,9 @@ def test_a_group_of_both_kinds(site: Site) -> None:
     assert stream.until(b"\n\n") == b"data: line one\ndata: line two\n\n"
 
 
-@pytest.mark.parametrize(("code", "reason", "status"), [(1000, "", "normal"), (1001, "bye", "going-away"), (4321, "\u00e9", "unknown")])
+@pytest.mark.parametrize(
+    ("code", "reason", "status"), [(1000, "", "normal"), (1001, "bye", "going-away"), (4321, "\u00e9", "unknown")]
+)
 def test_the_peer_closes(site: Site, code: int, reason: str, status: str) -> None:
     """Code and reason of the peer's close are told as far as the host tells them, and it is answered."""
     name = site.name()
@@ -63,7 +67,13 @@ def test_our_side_closes(site: Site, code: int, reason: str) -> None:
     assert websocket.receive() == "last words"
     assert websocket.end() == Closed(code, reason)
     end = site.end(name)
-    assert (end["status"], end["code"], end["reason"], end["by"], end["unsent"]) == ("server-close", code, reason, "local", 0)
+    assert (end["status"], end["code"], end["reason"], end["by"], end["unsent"]) == (
+        "server-close",
+        code,
+        reason,
+        "local",
+        0,
+    )
     if code == 4000:
         site.saw("own-code", "yes")
         site.saw("answered", {True: "True", None: "None: handed to the host"}[end["delivered"]])

@@ -37,7 +37,7 @@ from channelkit.testing.plans import (
 )
 from channelkit.testing.strategies import BYTES, CODES, PEER_CODES, TEXTS
 
-STREAMS: tuple[TransportName, ...] = ("websocket", "raw", "sse", "ndjson")
+STREAMS: tuple[TransportName, ...] = ("websocket", "deflate", "raw", "sse", "ndjson")
 PAYLOADS: tuple[Payload, ...] = (*TEXTS, *BYTES, "x" * 70_000, b"\xff" * 1_000_000)
 WIDE = Limits(soft_mark=65536, hard_mark=1 << 20, max_inbox=1024, max_inbox_bytes=1 << 20)
 SLOW = (Manner("stop_reading"), Pause(5.0), Manner("resume_reading"))
@@ -213,6 +213,14 @@ REGRESSIONS = {
         server=(Send("hello"), SendPing(b"x"), Pause(60.0)),
         peer=(Manner("fall_silent"),),
         stubborn=True,
+    ),
+    "half-close before a message that fills the inbox": Plan(
+        style="receive",
+        server=(Send("", behind=True), Pause(45.0), Send("", True, nowait=True)),
+        peer=(Say("x" * 400), Manner("half_close")),
+        network=Network(capacity=64, latency=0.001, chunk=1),
+        limits=Limits(soft_mark=1, max_inbox=1, max_inbox_bytes=16),
+        ending="vanish",
     ),
 }
 

@@ -19,6 +19,7 @@ import pytest
 
 from channelkit import Channel, CloseInfo, CloseStatus, Request, Server, run_server
 from channelkit.config import ServerOptions
+from channelkit.server.core import ServerCore
 
 T = TypeVar("T")
 Backend = Literal["asyncio", "trio"]
@@ -196,6 +197,14 @@ class Peer:
         assert size < 1 << 31
         return first, self.take(size)
 
+    def read_close(self, answer: bool = True) -> tuple[int, bytes]:
+        """The close frame of a server that closes by itself: a ping stands before it, and is answered or not."""
+        first, question = self.read_frame()
+        assert (first, len(question)) == (0x89, 4)
+        if answer:
+            self.send_frame(10, question)
+        return self.read_frame()
+
 
 class Host:
     """A server in a thread, what its channels said at their end, and a way into its loop."""
@@ -216,6 +225,12 @@ class Host:
         options.setdefault("port", 0)
         self.server = run_server(handler, backend=self.backend, **options)
         return self
+
+    @property
+    def core(self) -> ServerCore:
+        assert self.server is not None
+        assert self.server._core is not None
+        return self.server._core
 
     def connect(self, receive_buffer: int | None = None, source: str = "") -> Peer:
         """A new client; `source` is a loopback address other than 127.0.0.1."""

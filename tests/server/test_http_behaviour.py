@@ -535,7 +535,7 @@ def test_none_is_404(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     [
         3,
         2.5,
-        object(),
+        NotImplemented,
         {"status": 200, "nonsense": 1},
         {"status": "200"},
         {"status": True},

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
+import threading
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
 from channelkit import Channel, ChannelClosed, CloseStatus, Request, as_channel, reject, with_channel
@@ -286,7 +288,7 @@ def test_a_message_of_exactly_max_ws(host: Host) -> None:
     assert peer.read_frame() == (0x82, b"x" * 1000)
 
 
-@pytest.mark.parametrize("bad", [3, None, object(), {}, {"status": 200}, ["a"], "\ud800"], ids=repr)
+@pytest.mark.parametrize("bad", [3, None, NotImplemented, {}, {"status": 200}, ["a"], "\ud800"], ids=repr)
 def test_a_message_that_cannot_be_carried_raises_to_its_caller(host: Host, bad: Any) -> None:
     """What a WebSocket cannot carry raises in the handler; the channel goes on."""
 
@@ -336,7 +338,7 @@ def test_the_server_closes(host: Host) -> None:
     assert host.call(host.channel().close_nowait) is False
     assert host.call(host.channel().send_nowait, "x") is False
     assert peer.read_frame() == (0x81, b"last")
-    assert peer.read_frame() == (0x88, code(4001, "réason".encode()))
+    assert peer.read_close() == (0x88, code(4001, "réason".encode()))
     peer.send_frame(TEXT, b"crossing")
     peer.send_frame(CLOSE, code(4001))
     assert peer.rest() == b""  # no second close frame
@@ -351,11 +353,26 @@ def test_closes_that_cross(host: Host) -> None:
     peer.upgrade()
     host.call(host.channel().close_nowait, 1000)
     peer.send_frame(CLOSE, code(3001, b"mine"))
-    assert peer.read_frame() == (0x88, code(1000))
+    assert peer.read_close(answer=False) == (0x88, code(1000))
     assert peer.rest() == b""
     info = host.end()
     assert (info.status, info.code, info.by) == (CloseStatus.SERVER_CLOSE, 1000, "local")
-    assert info.delivered is not False
+    assert info.delivered is None
+
+
+@pytest.mark.parametrize("pong", [True, False])
+def test_only_who_has_read_all_confirms(host: Host, pong: bool) -> None:
+    """The same code back is no proof, it may have crossed; a pong to the ping before our close frame is."""
+    peer = host.serve(echo(host)).connect()
+    peer.upgrade()
+    host.call(host.channel().send_nowait, "last")
+    host.call(host.channel().close_nowait)
+    assert peer.read_frame() == (0x81, b"last")
+    peer.send_frame(PONG, b"some")  # not the one that was asked for
+    assert peer.read_close(answer=pong) == (0x88, code(1000))
+    peer.send_frame(CLOSE, code(1000))
+    assert peer.rest() == b""
+    assert host.end().delivered is (True if pong else None)
 
 
 @pytest.mark.parametrize("answers", [True, False])
@@ -364,7 +381,7 @@ def test_close_timeout(host: Host, answers: bool) -> None:
     peer = host.serve(echo(host), close_timeout=0.1 if not answers else 1000).connect()
     peer.upgrade()
     host.call(host.channel().close_nowait)
-    assert peer.read_frame() == (0x88, code(1000))
+    assert peer.read_close() == (0x88, code(1000))
     if answers:
         peer.send_frame(CLOSE, code(1000))
         assert peer.rest() == b""
@@ -398,7 +415,7 @@ def test_leaving_the_block(host: Host, fails: bool) -> None:
     peer.upgrade()
     assert peer.read_frame() == (0x81, b"hi")
     number = 1011 if fails else 1000
-    assert peer.read_frame() == (0x88, code(number))
+    assert peer.read_close() == (0x88, code(number))
     peer.send_frame(CLOSE, code(number))
     assert peer.rest() == b""
     assert host.end().by == "local"
@@ -414,7 +431,7 @@ def test_a_callback_that_raises(host: Host) -> None:
     bad.upgrade()
     good.upgrade()
     bad.send_frame(TEXT, b"0")
-    assert bad.read_frame() == (0x88, code(1011))
+    assert bad.read_close() == (0x88, code(1011))
     good.send_frame(TEXT, b"1")
     assert good.read_frame() == (0x81, b"1")
 
@@ -434,6 +451,30 @@ def test_receive_after_the_end(host: Host) -> None:
     peer.upgrade(more=peer.frame(TEXT, b"a") + peer.frame(BINARY, b"b") + peer.frame(CLOSE, code(1000)))
     assert peer.read_frame() == (0x88, code(1000))
     host.until(lambda: got == ["a", b"b", 1000])
+
+
+def test_messages_and_fin_with_the_handshake(host: Host) -> None:
+    """What came with the handshake and the client's FIN is received by a slow reader too; then the end is abnormal."""
+    got: list[str] = []
+    may_open = threading.Event()
+
+    async def handler(request: Request) -> None:
+        while not may_open.is_set():
+            await anyio.sleep(0.001)
+        async with with_channel(request) as channel:
+            channel.on_close(lambda status: host.closed(channel, status))
+            async for message in channel:
+                got.append(message)
+                await anyio.sleep(0.001)
+
+    peer = host.serve(handler, max_inbox=2).connect()
+    peer.send(peer.handshake() + b"".join(peer.frame(TEXT, b"%d" % number) for number in range(20)))
+    peer.fin()
+    connection = host.until(lambda: next(iter(host.core.connections), None))
+    host.until(lambda: getattr(connection, "_eof", False))
+    may_open.set()
+    assert host.end().code == 1006
+    host.until(lambda: got == [str(number) for number in range(20)])
 
 
 def test_a_client_that_vanishes(host: Host) -> None:

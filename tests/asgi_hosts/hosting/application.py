@@ -298,11 +298,15 @@ async def told(request: Request) -> Answer:
     )
 
 
+def resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 async def memory(request: Request) -> Answer:
     """The resident size of this process, in bytes."""
     gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return str(pages * os.sysconf("SC_PAGE_SIZE"))
+    return str(resident())
 
 
 async def drain(request: Request) -> Answer:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from hypothesis import strategies as st
+
+T = TypeVar("T")
 
 
 def request(*lines: str, start: str = "GET / HTTP/1.1", host: str | None = "a", body: bytes = b"") -> bytes:
@@ -18,6 +22,13 @@ def chunked(body: bytes, *lines: str) -> bytes:
     return post("Transfer-Encoding: chunked", *lines, body=body)
 
 
+PLAIN_METHODS = ["GET", "POST"]
+PLAIN_OTHERS = ["X: a", "Y:", "Connection: keep-alive"]
+PLAIN_FRAMING: dict[str, tuple[list[str], bytes]] = {
+    "none": ([], b""),
+    "length": (["Content-Length: 3"], b"abc"),
+    "chunked": (["Transfer-Encoding: chunked"], b"3\r\nabc\r\n0\r\n\r\n"),
+}
 METHODS = ["GET", "POST", "HEAD", "OPTIONS", "PUT", "get", "x!y", "CONNECT"]
 TARGETS = [
     "/",
@@ -33,10 +44,18 @@ TARGETS = [
     "/#f",
     "/%zz",
 ]
-VERSIONS = ["1.1", "1.1", "1.1", "1.1", "1.0", "1.2", "2.0", "0.9"]
-HOSTS = ["Host: a", "Host: a", "Host: a", "hOsT:a:80 ", "Host: ", "Host: a/b", "Host: [::1]", "Host: a, b", None]
+VERSIONS = ["1.0", "1.2", "2.0", "0.9"]
+BEFORE = [b"\r\n", b"\r\n\r\n", b"\n", b"\r"]
+HOSTS = [
+    ["hOsT:a:80 "],
+    ["Host: "],
+    ["Host: a/b"],
+    ["Host: [::1]"],
+    ["Host: a, b"],
+    ["Host: a", "Host: a"],
+    [],
+]
 FRAMING = [
-    None,
     "Content-Length: 3",
     "Content-Length:3 ",
     "Content-Length: +3",
@@ -83,6 +102,7 @@ BODIES = [
     b"3;\r\nabc\r\n0\r\n\r\n",
     b"0003\r\nabc\r\n00\r\nT: u\r\n\r\n",
     b"3\r\nabcd\r\n0\r\n\r\n",
+    b"28\r\n" + b"a" * 40 + b"\r\n2\r\nab\r\n0\r\n\r\n",
     b"3\nabc\n0\n\n",
     b"+3\r\nabc\r\n0\r\n\r\n",
     b"0x3\r\nabc\r\n0\r\n\r\n",
@@ -112,20 +132,28 @@ INSERTIONS = [
 ]
 
 
+ASPECTS = ["method", "target", "version", "host", "framing", "others", "body", "before"]
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
-    """One request with any of what is listed above; every second one is as a decent client would send it."""
-    if draw(st.booleans()):
-        body = draw(st.sampled_from([b"", b"abc"]))
-        lines = [f"Content-Length: {len(body)}"] if body else []
-        lines += draw(st.lists(st.sampled_from(["X: a", "Y:", "Connection: keep-alive"]), max_size=2, unique=True))
-        return request(*lines, start=draw(st.sampled_from(["GET / HTTP/1.1", "POST /p?q HTTP/1.1"])), body=body)
-    start = f"{draw(st.sampled_from(METHODS))} {draw(st.sampled_from(TARGETS))} HTTP/{draw(st.sampled_from(VERSIONS))}"
-    framing = draw(st.lists(st.sampled_from(FRAMING), min_size=1, max_size=2))
-    others = draw(st.lists(st.sampled_from(OTHERS), max_size=2))
-    lines = [one for one in draw(st.permutations([draw(st.sampled_from(HOSTS)), *framing, *others])) if one is not None]
-    empty = draw(st.sampled_from([b"", b"", b"", b"\r\n", b"\n"]))
-    return empty + request(*lines, start=start, host=None, body=draw(st.sampled_from(BODIES)))
+    """One request that is odd in up to two aspects, and in all others as a decent client would send it."""
+    odd = draw(st.sets(st.sampled_from(ASPECTS), max_size=2))
+
+    def one(aspect: str, plain: list[T], strange: list[T]) -> T:
+        return draw(st.sampled_from(strange if aspect in odd else plain))
+
+    start = f"{one('method', PLAIN_METHODS, METHODS)} {one('target', ['/', '/p?q'], TARGETS)}"
+    start += f" HTTP/{one('version', ['1.1'], VERSIONS)}"
+    kind = draw(st.sampled_from(["none", "length", "chunked"])) if "body" not in odd else "chunked"
+    framing, body = PLAIN_FRAMING[kind]
+    if "framing" in odd:
+        framing = draw(st.lists(st.sampled_from(FRAMING), min_size=1, max_size=2))
+    if "body" in odd:
+        body = draw(st.sampled_from(BODIES))
+    others = draw(st.lists(st.sampled_from(OTHERS if "others" in odd else PLAIN_OTHERS), max_size=2))
+    lines = draw(st.permutations([*one("host", [["Host: a"]], HOSTS), *framing, *others]))
+    return one("before", [b""], BEFORE) + request(*lines, start=start, host=None, body=body)
 
 
 @st.composite

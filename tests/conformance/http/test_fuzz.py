@@ -27,6 +27,7 @@ from channelkit.wire.http1_requests import END, RequestReader
 from tests.conformance.http.streams import cut, request, streams
 
 LIMITS = RequestLimits(max_line=120, max_head=300, max_headers=6, max_body=40)
+TIGHT = RequestLimits(max_line=40, max_head=60, max_headers=2, max_body=2)
 NOISE = st.binary(max_size=400) | st.lists(
     st.sampled_from([b"\r\n", b"\r", b"\n", b"\0", b"GET / HTTP/1.1", b"Host: a", b":", b"0", b"ff", b" ", b"x" * 90]),
     max_size=60,
@@ -36,8 +37,9 @@ NOISE = st.binary(max_size=400) | st.lists(
 class Watched:
     """A reader that is fed piece by piece, and judged after each."""
 
-    def __init__(self, fast: bool) -> None:
-        self.reader = RequestReader(LIMITS, fast=fast)
+    def __init__(self, limits: RequestLimits, fast: bool) -> None:
+        self.limits = limits
+        self.reader = RequestReader(limits, fast=fast)
         self.methods: list[str] = []
         self.refused = False
         self._body = 0
@@ -50,7 +52,7 @@ class Watched:
             steps += 1
             assert steps <= 3 * (before + len(piece)) + 3, "it turns without getting on"
         # What waits is part of one line, or a head, or a trailer section, that is still within its limits.
-        assert self.reader.buffered <= LIMITS.max_head + 2
+        assert self.reader.buffered <= self.limits.max_head + 2
 
     def _step(self) -> bool:
         try:
@@ -59,12 +61,12 @@ class Watched:
             self._refuse(error)
             return False
         if isinstance(event, RequestHead):
-            assert len(event.headers) <= LIMITS.max_headers + 1  # a Host of an absolute target may be added
+            assert len(event.headers) <= self.limits.max_headers + 1  # a Host of an absolute target may be added
             self.methods.append(event.method)
             self._body = 0
         elif isinstance(event, bytes):
             self._body += len(event)
-            assert self._body <= LIMITS.max_body
+            assert self._body <= self.limits.max_body
         elif event is END:
             self.reader.next_request()
         return event is not None
@@ -82,7 +84,7 @@ MORE = settings(max_examples=3 * settings().max_examples)
 @given(st.data(), streams() | NOISE | st.tuples(streams(), NOISE).map(b"".join), st.booleans())
 def test_the_reader_takes_anything(data: st.DataObject, stream: bytes, fast: bool) -> None:
     """Whatever arrives becomes requests, a BadRequest or a wait, in as many steps as bytes, and within the limits."""
-    watched = Watched(fast)
+    watched = Watched(data.draw(st.sampled_from([LIMITS, TIGHT])), fast)
     for piece in data.draw(cut(stream)):
         watched.feed(piece)
 
