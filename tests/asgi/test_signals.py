@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -95,7 +96,7 @@ def test_somebody_comes_in_front_of_us() -> None:
     signal.signal(signal.SIGTERM, ears.host)
     with heard_signals(ears.ours, True):
         link: Any = signal.getsignal(signal.SIGTERM)
-        signal.signal(signal.SIGTERM, lambda number, frame: link(number, frame))
+        signal.signal(signal.SIGTERM, partial(link))
     os.kill(os.getpid(), signal.SIGTERM)
     assert ears.heard == ["host SIGTERM"]
 

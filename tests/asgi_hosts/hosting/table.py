@@ -62,10 +62,6 @@ fails where it sees something else.  How to mount, and what to set in each host:
 """
 
 
-def columns() -> tuple[str, ...]:
-    return tuple(host.name for host in HOSTS)
-
-
 class Table:
     """The committed table, and what is seen now."""
 
