@@ -103,7 +103,9 @@ def bench(args: list[str]) -> int:
 def soak(args: list[str]) -> int:
     """The property tests, with many more examples."""
     home = Environment(".venv").ready("test")
-    return home.call(home.pytest(args=args or ["tests/property"]), HYPOTHESIS_PROFILE="soak")
+    return home.call(
+        home.pytest(args=args or ["tests/property", "tests/conformance", "tests/wire"]), HYPOTHESIS_PROFILE="soak"
+    )
 
 
 def _checks(home: Environment) -> dict[str, Callable[[], int]]:

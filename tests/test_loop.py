@@ -508,3 +508,163 @@ if importlib.util.find_spec("uvloop") is not None:  # an option of the user's, n
 
         with ours, theirs:
             anyio.run(main, backend_options={"loop_factory": uvloop.new_event_loop})
+
+
+# -- the tasks of handlers
+
+
+async def started(group: Any, loop: Any, function: Callable[..., Any], *args: Any) -> None:
+    loop.starter(group)(contextvars.copy_context(), "name", function, *args)
+    await turns()
+
+
+async def test_a_started_task_has_its_context_and_ends_before_its_group() -> None:
+    """It runs in the context it was given, and leaving a group that was cancelled waits for it."""
+    variable = contextvars.ContextVar("variable", default="outside")
+    context = contextvars.copy_context()
+    context.run(variable.set, "inside")
+    seen: list[str] = []
+
+    async def handler() -> None:
+        seen.append(variable.get())
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await turns()
+                seen.append("cleaned up")
+
+    async with open_loop() as loop:
+        async with anyio.create_task_group() as group:
+            loop.starter(group)(context, "name", handler)
+            await until(lambda: seen == ["inside"])
+            group.cancel_scope.cancel()
+        assert seen == ["inside", "cleaned up"]
+
+
+async def test_cancelling_reaches_a_started_task_again_and_again() -> None:
+    """As in a task group: each await of a cancelled task raises, until it ends."""
+    raised: list[int] = []
+
+    async def stubborn() -> None:
+        for number in range(5):
+            try:
+                await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class():
+                raised.append(number)
+        await anyio.sleep_forever()
+
+    async with open_loop() as loop, anyio.create_task_group() as group:
+        await started(group, loop, stubborn)
+        group.cancel_scope.cancel()
+    assert raised == [0, 1, 2, 3, 4]
+
+
+async def test_a_shield_holds_in_a_started_task() -> None:
+    """Cancelling waits for a shielded part that is under way."""
+    seen: list[str] = []
+
+    async def shielded() -> None:
+        with anyio.CancelScope(shield=True):
+            await turns(100)
+            seen.append("whole")
+        await anyio.sleep_forever()
+        seen.append("never")
+
+    async with open_loop() as loop, anyio.create_task_group() as group:
+        await started(group, loop, shielded)
+        group.cancel_scope.cancel()
+    assert seen == ["whole"]
+
+
+async def test_started_after_the_group_was_cancelled() -> None:
+    """It begins, and is cancelled at its first await."""
+    seen: list[str] = []
+
+    async def late() -> None:
+        seen.append("begun")
+        await anyio.sleep_forever()
+        seen.append("never")
+
+    async with open_loop() as loop, anyio.create_task_group() as group:
+        start = loop.starter(group)
+        start(contextvars.copy_context(), "first", turns, 5)
+        group.cancel_scope.cancel()
+        start(contextvars.copy_context(), "late", late)
+    assert seen == ["begun"]
+
+
+async def test_a_started_task_may_use_scopes_groups_and_threads() -> None:
+    """Everything anyio offers works in it, deadlines included."""
+    seen: list[Any] = []
+
+    async def handler() -> None:
+        with anyio.move_on_after(0) as scope:
+            await anyio.sleep_forever()
+        seen.append(scope.cancelled_caught)
+        async with anyio.create_task_group() as inner:
+            inner.start_soon(turns)
+        seen.append(await anyio.to_thread.run_sync(lambda: "thread"))
+
+    async with open_loop() as loop, anyio.create_task_group() as group:
+        await started(group, loop, handler)
+        await until_in_real_time(lambda: len(seen) == 2)
+        group.cancel_scope.cancel()
+    assert seen == [True, "thread"]
+
+
+async def until_in_real_time(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(10):
+        while not condition():
+            await anyio.sleep(0.001)
+
+
+async def test_what_a_started_task_lets_out_ends_everything() -> None:
+    """Neither it nor anything else may be lost; the group's other tasks are cancelled."""
+    cancelled: list[bool] = []
+
+    async def bad() -> None:
+        raise Fatal
+
+    async def other() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.append(True)
+
+    with pytest.raises(BaseException) as caught:  # noqa: PT011
+        async with open_loop() as loop, anyio.create_task_group() as group:
+            start = loop.starter(group)
+            start(contextvars.copy_context(), "other", other)
+            await turns()
+            start(contextvars.copy_context(), "bad", bad)
+            await anyio.sleep_forever()
+    error: BaseException = caught.value
+    while isinstance(error, BaseExceptionGroup):
+        (error,) = error.exceptions
+    assert isinstance(error, Fatal)
+    assert cancelled == [True]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_task_cancelled_by_hand_leaves_the_others_alone(anyio_backend: str) -> None:
+    """`asyncio.Task.cancel` on one handler's task ends that task only."""
+    asyncio = importlib.import_module("asyncio")
+    tasks: list[Any] = []
+    seen: list[str] = []
+
+    async def handler() -> None:
+        tasks.append(asyncio.current_task())
+        await turns(50)
+        seen.append("whole")
+
+    async with open_loop() as loop, anyio.create_task_group() as group:
+        start = loop.starter(group)
+        for name in ("one", "two"):
+            start(contextvars.copy_context(), name, handler)
+        await until(lambda: len(tasks) == 2)
+        assert [task.get_name() for task in tasks] == ["one", "two"]
+        tasks[0].cancel()
+        await until(lambda: seen == ["whole"])
+        assert not group.cancel_scope.cancel_called
+        group.cancel_scope.cancel()

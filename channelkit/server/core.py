@@ -34,7 +34,7 @@ class ServerCore(Draining):
             max_headers=config.max_headers,
             max_body=config.max_body,
         )
-        self._handlers = handlers
+        self._start = loop.starter(handlers)
         self._name = getattr(handler, "__qualname__", None) or repr(handler)
         current_timers.set(TimerService(loop))
         self._context = copy_context()  # that of handlers: not of what the loop is doing when a request comes
@@ -47,10 +47,7 @@ class ServerCore(Draining):
         """Run the handler for `request` in a task of its own."""
         self.running += 1
         # In the server's own context: a pipelined request must not inherit what its predecessor's handler had set.
-        self._context.copy().run(self._start, request, exchange)
-
-    def _start(self, request: Request, exchange: HttpExchange) -> None:
-        self._handlers.start_soon(self._handle, request, exchange, name=self._name)
+        self._start(self._context.copy(), self._name, self._handle, request, exchange)
 
     async def _handle(self, request: Request, exchange: HttpExchange) -> None:
         try:

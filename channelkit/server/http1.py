@@ -300,7 +300,7 @@ class HttpConnection:
             self._body_late(exchange)
         elif self._in_head:
             self._bad(BadRequest(408, "the head did not arrive in time", limit="head_timeout"))
-        elif self.link.unsent or self._reader.buffered:
+        elif self.link.unsent or self._reader.in_head:
             # Not idle: the write timeout runs, or the next request is here and has its turn soon.
             self._deadline.set(self.config.keep_alive_timeout)
         else:

@@ -7,7 +7,6 @@ deadline); one connection holding the loop (one read and 64 messages a turn, 5 m
 
 from __future__ import annotations
 
-import errno
 import select
 import socket
 import time
@@ -16,8 +15,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from channelkit._deadline import Deadline
-from channelkit._lifecycle import logger
-from channelkit.server.pump.link import FINISHING, LINGER_BYTES, LOST, OPEN, Engine, Link
+from channelkit.server.pump.accepting import Listener, OnConnect, place_of
+from channelkit.server.pump.link import FINISHING, LINGER_BYTES, LOST, OPEN, Link
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop
@@ -28,12 +27,6 @@ READ_SIZE = 256 * 1024
 EVENTS_PER_POLL = 512
 TURN = 0.005  # seconds a tick may take before the rest waits for the next
 FLUSH_SLICE = 0.002  # seconds of flushing before the loop gets a turn
-ACCEPTS_PER_TURN = 64
-REST = 0.5  # seconds a listener rests when descriptors have run out
-_MAPPED = b"\0" * 10 + b"\xff\xff"  # before an IPv4 address that came to an IPv6 socket
-_NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-
-OnConnect = Callable[[Link], Engine]
 
 
 class Poller(Protocol):
@@ -98,7 +91,7 @@ class Reactor:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         link = SocketLink(self, sock)
         self._links.add(link)
-        link.place = place = _place(link.peer)
+        link.place = place = place_of(link.peer)
         if place is not None:
             self._places[place] = self._places.get(place, 0) + 1
         self.register(sock.fileno(), link, IN | RDHUP)
@@ -131,7 +124,7 @@ class Reactor:
 
     def crowded(self, peer: Any) -> bool:
         """Whether there are as many connections from where `peer` is as may be."""
-        place = _place(peer)
+        place = place_of(peer)
         return place is not None and self._places.get(place, 0) >= self.config.max_connections_per_address
 
     def link_closed(self, link: SocketLink) -> None:
@@ -506,103 +499,6 @@ def _address(ask: Callable[[], Any]) -> Any:
     except OSError:
         return None
     return address[:2] if isinstance(address, tuple) else None
-
-
-def _place(peer: Any) -> str | bytes | None:
-    """What counts as one address: an IPv4 address; of an IPv6 address the half that one customer is given, the /64."""
-    if not isinstance(peer, tuple):
-        return None
-    host: str = peer[0]
-    if ":" not in host:
-        return host
-    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-    if packed.startswith(_MAPPED):
-        return socket.inet_ntoa(packed[len(_MAPPED) :])
-    return packed[:8]
-
-
-class Listener:
-    """A listening socket of the reactor."""
-
-    def __init__(self, reactor: Reactor, sock: socket.socket, on_connect: OnConnect, busy: bytes) -> None:
-        self._reactor = reactor
-        self._sock: socket.socket | None = sock
-        self._on_connect = on_connect
-        self._busy = busy
-        self._resting = False
-        self._timer = Deadline(reactor.loop, self._rested)
-        reactor.register(sock.fileno(), self, IN)
-
-    def on_events(self, events: int) -> None:
-        for _ in range(ACCEPTS_PER_TURN):
-            if self._sock is None or self._resting:
-                return
-            if self._reactor.links >= self._reactor.config.max_connections:
-                self._rest(None)
-                return
-            try:
-                sock, peer = self._sock.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                if error.errno in _NO_DESCRIPTORS:
-                    self._rest(error)
-                    return
-                continue  # that connection is gone already (ECONNABORTED and its kin)
-            if self._reactor.crowded(peer):
-                self._turn_away(sock, peer)
-            else:
-                self._adopt(sock)
-
-    def _turn_away(self, sock: socket.socket, peer: Any) -> None:
-        """Tell why, as far as that costs nothing: a connection that was turned away must leave no work behind."""
-        self._reactor.loop.tally.hit("max_connections_per_address", f"one more from {peer[0]} was turned away")
-        sock.setblocking(False)
-        try:
-            sock.send(self._busy)
-            sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
-        sock.close()
-
-    def _adopt(self, sock: socket.socket) -> None:
-        try:
-            self._reactor.adopt(sock, self._on_connect)
-        except Exception:
-            logger.exception("a new connection cannot be served; it is cut")
-            self._reactor.discard(sock)
-
-    def _rest(self, error: OSError | None) -> None:
-        """Look away for a while: a listener that cannot accept would be reported for ever."""
-        assert self._sock is not None
-        self._resting = True
-        self._reactor.unregister(self._sock.fileno())
-        if error is not None:
-            self._timer.set(REST)
-            self._reactor.loop.tally.hit("descriptors", f"cannot accept ({error.strerror}); new connections wait")
-        else:
-            self._reactor.loop.tally.hit("max_connections", "new connections wait in the kernel's queue")
-
-    def wake(self) -> None:
-        """A connection has ended; if the limit was the reason to rest, there is room again."""
-        if self._resting and self._reactor.links < self._reactor.config.max_connections:
-            self._rested()
-
-    def _rested(self) -> None:
-        if self._sock is not None and self._resting:
-            self._resting = False
-            self._timer.cancel()
-            self._reactor.register(self._sock.fileno(), self, IN)
-
-    def close(self) -> None:
-        """Stop listening at once; nothing more is accepted."""
-        sock, self._sock = self._sock, None
-        if sock is not None:
-            self._reactor.forget(self)
-            self._timer.cancel()
-            if not self._resting:
-                self._reactor.unregister(sock.fileno())
-            sock.close()
 
 
 __all__ = ["OPEN", "Listener", "Reactor", "SocketLink"]

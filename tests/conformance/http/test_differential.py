@@ -164,7 +164,7 @@ class Permitted:
 
     clause: str
     parsers: tuple[str, ...]
-    kind: Literal["stricter", "laxer"]
+    kind: Literal["stricter", "laxer", "other"]
     pattern: re.Pattern[bytes]
     example: bytes
 
@@ -187,6 +187,10 @@ def laxer(clause: str, parsers: tuple[str, ...], pattern: bytes, example: bytes)
     return Permitted(clause, parsers, "laxer", re.compile(pattern), example)
 
 
+H2C = ("Connection: upgrade", "Upgrade: h2c")
+FRAMED = rb"(?:content-length|transfer-encoding):"
+UPGRADE = HEAD + rb"(?:upgrade:" + LINES + FRAMED + rb"|" + FRAMED + LINES + rb"upgrade:)"
+
 PERMITTED = {
     # the request line
     "a line ends with LF alone": stricter(
@@ -197,6 +201,7 @@ PERMITTED = {
     ),
     "an empty line before a request": laxer("RFC 9112 2.2", H11, rb"\A\r\n", b"\r\n" + request()),
     "spaces in the request line": stricter("RFC 9112 3", LLHTTP, rb"\A\S+ {2,}", request(start="GET  / HTTP/1.1")),
+    "no version": stricter("RFC 9112 3", LLHTTP, rb"\A(?:\r\n)*[!-~]+ +[^ \r\n]*\r\n", request(start="GET /")),
     "any token is a method": laxer("RFC 9110 9.1", LLHTTP, rb"\A(?:\r\n)*[!-~]+ ", request(start="x-y / HTTP/1.1")),
     "another version": stricter(
         "RFC 9110 2.5", BOTH, rb"\A[^\r\n]* HTTP/(?!1\.[01]\r)\d\.\d", request(start="GET / HTTP/2.0")
@@ -248,6 +253,13 @@ PERMITTED = {
         LLHTTP,
         HEAD + rb"transfer-encoding:[^\r\n]*,",
         post("Transfer-Encoding: gzip, chunked", body=b"0\r\n\r\n"),
+    ),
+    # llhttp leaves what follows a request for another protocol to that protocol, its body included; we ignore h2c
+    "a body behind an Upgrade": Permitted(
+        "RFC 9110 7.8", LLHTTP, "other", re.compile(UPGRADE), post(*H2C, "Content-Length: 3", body=b"abc")
+    ),
+    "a malformed body behind an Upgrade": stricter(
+        "RFC 9110 7.8", LLHTTP, UPGRADE, post(*H2C, "Transfer-Encoding: chunked", body=b"x\r\n")
     ),
     # chunks
     "space behind a chunk size": stricter("RFC 9112 7.1", H11, BODY + rb"[0-9a-f][ \t]+\r\n", chunked(b"0 \r\n\r\n")),

@@ -143,6 +143,7 @@ def counts(host: Host) -> dict[str, int]:
         ("body_timeout", chunked(b"1\r\nx\r\n0\r\nTrailer: x"), 408),
         ("head_timeout", b"", None),
         ("head_timeout", b"\r\n", None),
+        ("head_timeout", b"\r", None),
     ],
 )
 def test_a_timeout(host: Host, option: str, sent: bytes, status: int | None) -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from channelkit._loop import Loop, open_loop
 from channelkit.config import Config
+from channelkit.server.pump.accepting import place_of
 from channelkit.server.pump.link import Link
-from channelkit.server.pump.reactor import HUP, IN, OUT, RDHUP, Reactor, _place
+from channelkit.server.pump.reactor import HUP, IN, OUT, RDHUP, Reactor
 from channelkit.testing import clock
 
 Body = Callable[[Loop, "FakePoller", Reactor], Any]
@@ -375,4 +376,4 @@ def test_a_tick_that_takes_too_long_leaves_the_rest_to_the_next(backend: str) ->
 )
 def test_what_counts_as_one_address(peer: Any, place: Any) -> None:
     """An IPv4 address, however written; of an IPv6 address its /64; a UNIX socket has none."""
-    assert _place(peer) == place
+    assert place_of(peer) == place

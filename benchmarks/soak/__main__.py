@@ -1,0 +1,116 @@
+"""Soak channelkit: many clients, hostile ones, slow ones; `/hello` must always be answered, and nothing may be left.
+
+    python -m benchmarks.soak [many churn resets slow slowhttptest] [--backend trio] [--seed 1] [--small]
+                              [--connections 10000] [--slow-seconds 600] [--out FILE]
+
+It needs Linux and a descriptor limit above `--connections` (`ulimit -Hn`).  Exits 1 if a scene left something behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import platform
+import random
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.process import raise_descriptor_limit
+from benchmarks.soak.running import Probe, Running
+from benchmarks.soak.scenes import SCENES, Size, mb
+
+SMALL = Size(connections=500, churn=2000, resets=500, slow_clients=100, slow_seconds=5.0)
+GROWTH = 30 * 1024 * 1024  # bytes of memory that may stay behind a scene: an allocator does not give all back
+WARM_UP = 200
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the scenes of a command line, print and store the figures; 1 if a scene left something behind."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenes", nargs="*", metavar="scene", help=f"of {', '.join(SCENES)}; default: all")
+    parser.add_argument("--backend", choices=("asyncio", "trio"), default="asyncio")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--small", action="store_true", help="seconds instead of minutes")
+    parser.add_argument("--connections", type=int)
+    parser.add_argument("--slow-seconds", type=float)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args(args)
+    if unknown := set(given.scenes) - set(SCENES):
+        parser.error(f"no such scene: {', '.join(sorted(unknown))}")
+    size = SMALL if given.small else Size()
+    if given.connections:
+        size = dataclasses.replace(size, connections=given.connections)
+    if given.slow_seconds:
+        size = dataclasses.replace(size, slow_seconds=given.slow_seconds)
+    raise_descriptor_limit()
+    report = soak(given.scenes or list(SCENES), given.backend, given.seed, size)
+    text = json.dumps(report, indent=1)
+    print(text)
+    if given.out is not None:
+        given.out.write_text(text + "\n", encoding="utf-8")
+    return 0 if report["good"] else 1
+
+
+def soak(scenes: list[str], backend: str, seed: int, size: Size) -> dict[str, object]:
+    """All figures of a run."""
+    running = Running(backend)
+    results: dict[str, object] = {}
+    good = True
+    try:
+        for _ in range(WARM_UP):
+            running.hello()
+        for name in scenes:
+            result = play(running, name, random.Random(f"{seed} {name}"), size)
+            results[name] = result
+            good = good and result["good"] is True
+    finally:
+        counts = running.stop()
+    return {
+        "good": good,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "backend": backend,
+        "seed": seed,
+        "size": dataclasses.asdict(size),
+        "versions": versions(),
+        "scenes": results,
+        "limit_counts": counts,
+    }
+
+
+def play(running: Running, name: str, rng: random.Random, size: Size) -> dict[str, object]:
+    """One scene, with a probe beside it, and what is left behind it."""
+    print(f"{name} ...", file=sys.stderr, flush=True)
+    descriptors, memory = running.descriptors, running.memory
+    start = time.monotonic()
+    with Probe(running) as probe:
+        figures = SCENES[name](running, rng, size)
+    seconds = time.monotonic() - start
+    settled = running.settle(descriptors)
+    after = running.memory
+    return {
+        "good": settled and not probe.errors and after - memory < GROWTH,
+        "seconds": round(seconds, 1),
+        **figures,
+        "hello": probe.result(),
+        "descriptors": {"before": descriptors, "after": running.descriptors},
+        "memory_mb": {"before": mb(memory), "after": mb(after)},
+    }
+
+
+def versions() -> dict[str, str]:
+    """What the figures depend on."""
+    found = {"python": platform.python_version(), "linux": platform.release()}
+    for name in ("channelkit", "anyio", "trio", "h11", "wsproto"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
