@@ -89,6 +89,8 @@ class Loop(ABC):
     """See the module.  All methods but `run_from_thread` belong to the loop's own thread."""
 
     name: str
+    #: The event loop itself: two `Loop`s on one have one clock and one thread.
+    native: Any
 
     def __init__(self, tasks: TaskGroup) -> None:
         self._tasks = tasks
@@ -417,6 +419,7 @@ class AsyncioLoop(Loop):
     """On asyncio or uvloop no helper task is needed: the loop calls us."""
 
     name = "asyncio"
+    native: asyncio.AbstractEventLoop
 
     def __init__(self, tasks: TaskGroup) -> None:
         super().__init__(tasks)
@@ -504,7 +507,7 @@ def _trio_loop(tasks: TaskGroup, helpers: TaskGroup) -> Loop:
 
         def __init__(self) -> None:
             super().__init__(tasks)
-            self._token = trio.lowlevel.current_trio_token()
+            self.native = self._token = trio.lowlevel.current_trio_token()
             self._driver = TrioParking()
             self._timer_scope = trio.CancelScope()
             self._next = math.inf

@@ -107,7 +107,7 @@ class Endpoint:
         self._callbacks: dict[str, Any] = {"on_open": on_open, "on_receive": on_receive, "on_close": on_close}
         self._sessions: dict[str, _Kept] = {}
         self._owners: Counter[Hashable] = Counter()
-        self._ended: deque[tuple[float, str]] = deque()  # tombstones, by when they may be forgotten
+        self._ended: deque[tuple[float, LiveSession]] = deque()  # tombstones, by when they may be forgotten
 
     def __repr__(self) -> str:
         return f"<Endpoint of {self._handler!r}, {len(self._sessions)} sessions>"
@@ -234,7 +234,7 @@ class Endpoint:
         """The session of a credential.  Unknown, wrong secret, wrong principal: one answer, on one path."""
         self._forget(loop)
         kept = self._sessions.get(sid)
-        if kept is not None and kept.live.loop is not loop:
+        if kept is not None and kept.live.loop.native is not loop.native:
             kept = None  # of another event loop, which nobody could reach from here
         refusal = admission.credential(
             known=kept is not None,
@@ -294,12 +294,16 @@ class Endpoint:
         self._owners[kept.owner] -= 1
         if not self._owners[kept.owner]:
             del self._owners[kept.owner]
-        self._ended.append((live.machine.forget_at, live.machine.sid))
+        self._ended.append((live.machine.forget_at, live))
 
     def _forget(self, loop: Loop) -> None:
         """Drop the tombstones whose grace is over."""
-        while self._ended and self._ended[0][0] <= loop.time():
-            self._sessions.pop(self._ended.popleft()[1], None)
+        while self._ended:
+            when, live = self._ended[0]
+            if live.loop.native is loop.native and when > loop.time():
+                return
+            self._ended.popleft()
+            self._sessions.pop(live.machine.sid, None)
 
     # -- the bindings
 
