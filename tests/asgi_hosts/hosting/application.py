@@ -28,6 +28,7 @@ from channelkit import (
     ASGIHandler,
     Channel,
     CloseStatus,
+    Endpoint,
     Group,
     Request,
     Response,
@@ -319,6 +320,12 @@ async def only_get(request: Request) -> Answer:
     return "get" if request.method in ("GET", "HEAD") else reject(405, {"Allow": "GET, HEAD"})
 
 
+async def echo_session(channel: Channel) -> None:
+    """One handler for every carrier of a session."""
+    async for message in channel:
+        await channel.send(message)
+
+
 HANDLERS: dict[str, Callable[[Request], Awaitable[Answer]]] = {
     "big": big,
     "closing": closing,
@@ -344,6 +351,7 @@ HANDLERS: dict[str, Callable[[Request], Awaitable[Answer]]] = {
     "refuse": refuse,
     "release": release,
     "say": say,
+    "session": Endpoint(echo_session),
     "scheduled": scheduled,
     "status": status,
     "stream": stream,
