@@ -59,9 +59,16 @@ class Answer:
 class Site:
     """A host with an endpoint at /room, and a client that sends one request a connection."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, app: ASGIApp | None) -> None:
         self.host = host
+        self._app = app
         self.sid = self.secret = ""
+
+    async def drain(self, timeout: float) -> None:
+        """As when the process is told to stop."""
+        if self._app is not None:
+            await self._app.drain(timeout)
+        await self.host.core.drain(timeout)
 
     async def ask(self, method: str, path: str, body: bytes = b"", /, **headers: str) -> Answer:
         fields = {
@@ -119,10 +126,12 @@ def parse(data: bytes, method: str) -> Answer:
 @asynccontextmanager
 async def site(endpoint: Endpoint, where: str) -> AsyncIterator[Site]:
     handler: Any = endpoint
+    app: ASGIApp | None = None
     if where == "asgi":
-        handler = ASGIHandler(ASGIApp(endpoint, handle_signals=False))
+        app = ASGIApp(endpoint, handle_signals=False)
+        handler = ASGIHandler(app)
     async with open_host(handler) as host:
-        yield Site(host)
+        yield Site(host, app)
 
 
 def run(endpoint: Endpoint, where: str, backend: Backend, talk: Callable[[Site], Awaitable[None]]) -> None:
@@ -623,6 +632,53 @@ def test_send_waits_on_the_window_detached_too(where: str, backend: Backend) -> 
         assert len(flushed) == 1
 
     run(endpoint_of(handler, session=SessionConfig(window=4)), where, backend, talk)
+
+
+def test_drain_closes_every_session(where: str, backend: Backend) -> None:
+    """A WebSocket hears the end and may confirm it, a held poll is answered with it, what is detached is cut at the
+    deadline; new ones are refused; every `on_close` runs once (S8)."""
+    ends: dict[str, Any] = {}
+    seen: dict[str, Any] = {}
+
+    async def handler(channel: SessionChannel) -> None:
+        await channel.wait_closed()
+
+    def over(channel: Channel, status: str) -> None:
+        assert isinstance(channel, SessionChannel)
+        assert channel.session_id not in ends
+        ends[channel.session_id] = (status, channel.close_info and channel.close_info.code)
+
+    async def poll(site: Site) -> None:
+        seen["poll"] = (await site.session("GET", "/poll?wait=20")).lines[-1]
+
+    async def talk(site: Site) -> None:
+        await site.create()  # detached
+        await site.session("POST")
+        polling = Site(site.host, None)
+        await polling.create()
+        await polling.poll()
+        peer = await site.host.websocket("/room/ck/ws", subprotocols=["ck.v1"])
+        await peer.send('h {"v":1}')
+        await peer.receive()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(poll, polling)
+            await anyio.sleep(1)
+            began = anyio.current_time()
+            tasks.start_soon(site.drain, 4)
+            assert await peer.receive() == "e 1 1001 "
+            await peer.send("a 1")
+            close = await peer.receive()
+            assert isinstance(close, CloseConnection)
+            assert close.code == 1000
+            await peer.answer_close(close)
+        assert anyio.current_time() - began == pytest.approx(4, abs=0.5)
+        assert seen["poll"] == ["e", 1, 1001, ""]
+        await anyio.sleep(1)
+        assert list(ends.values()) == [("server-close", 1001)] * 3
+        assert endpoint.session_count == 0
+
+    endpoint = endpoint_of(handler, on_close=over)
+    run(endpoint, where, backend, talk)
 
 
 def test_options(where: str, backend: Backend) -> None:
