@@ -114,6 +114,8 @@ def _servers(plan: Plan, cell: str, rows: list[report.Row]) -> Iterator[list[Run
 def _unable(spec: Spec, cell: str) -> str:
     if spec.missing:
         return spec.missing
+    if spec.cells and cell not in spec.cells:
+        return f"shows {' and '.join(spec.cells)} only"
     return "" if spec.http or CELLS[cell].kind != "get" else "serves WebSockets only"
 
 

@@ -32,6 +32,7 @@ class Spec:
     install: str = ""  # how to get them
     own: bool = False  # channelkit, not a peer
     http: bool = True  # answers plain requests too
+    cells: tuple[str, ...] = ()  # the only ones it is for, if not all
 
     @property
     def missing(self) -> str:
@@ -59,6 +60,9 @@ SERVERS: dict[str, Spec] = {
     "channelkit-iteration": _own("channelkit_iteration", "asyncio"),
     "channelkit-iteration-uvloop": _own("channelkit_iteration", "asyncio+uvloop", "uvloop"),
     "channelkit-iteration-trio": _own("channelkit_iteration", "trio", "trio"),
+    "asgi-uvicorn-channelkit": Spec(
+        _peer("asgi_uvicorn_channelkit"), ("uvicorn", "httptools"), BENCH, own=True, cells=("echo64", "get")
+    ),
     "websockets": Spec(_peer("websockets"), ("websockets",), BENCH, http=False),
     "websockets-uvloop": Spec(_peer("websockets", "--uvloop"), ("websockets", "uvloop"), UVLOOP, http=False),
     "aiohttp": Spec(_peer("aiohttp"), ("aiohttp",), BENCH),

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import runpy
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
+from socket import create_server
 from typing import Any, Literal
 
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+import channelkit
 from channelkit import Server, run_server
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -84,6 +89,70 @@ def test_chatroom(backend: Backend) -> None:
                 assert told.read() == b"heard by 2\n"
             assert first.recv(PATIENCE) == "by post"
         assert first.recv(PATIENCE) == "somebody left (client-close)"
+
+
+@contextmanager
+def under_uvicorn() -> Iterator[int]:
+    """The port of uvicorn with the FastAPI example, as its first lines say."""
+    listener = create_server(("127.0.0.1", 0))
+    port: int = listener.getsockname()[1]
+    line = [sys.executable, "-m", "uvicorn", "--fd", str(listener.fileno()), "--log-level", "warning"]
+    environment = {**os.environ, "PYTHONPATH": f"{EXAMPLES.parent}:{Path(channelkit.__file__).parents[1]}"}
+    with (
+        listener,
+        subprocess.Popen(
+            [*line, "examples.fastapi_chat:app"], env=environment, pass_fds=[listener.fileno()], stderr=subprocess.PIPE
+        ) as process,
+    ):
+        try:
+            yield port
+        finally:
+            process.terminate()
+            assert process.stderr is not None
+            complaints = process.stderr.read()
+    assert b"Traceback" not in complaints, complaints
+
+
+@contextmanager
+def under_our_server(backend: Backend) -> Iterator[int]:
+    made = runpy.run_path(str(EXAMPLES / "fastapi_chat.py"))
+    server = run_server(made["under_our_server"], port=0, backend=backend, lifespan=made["site"].lifespan)
+    yield server.port
+    server.stop(timeout=1)
+
+
+@pytest.mark.parametrize("host", ["uvicorn", "asyncio", "trio"])
+def test_fastapi_chat(host: Any) -> None:
+    """One room for WebSockets, streams and posts, beside the site's own pages, under uvicorn and under our server."""
+    with under_uvicorn() if host == "uvicorn" else under_our_server(host) as port:
+        assert b"<!doctype html>" in fetch(port, "GET", "/")
+        with connect(f"ws://127.0.0.1:{port}/chat/", open_timeout=PATIENCE, proxy=None) as client:
+            stream = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+            stream.request("GET", "/chat/")
+            with stream.getresponse() as events:
+                assert events.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+                while fetch(port, "GET", "/people") != b'{"people":2}':
+                    pass
+                client.send("hello")
+                assert (client.recv(PATIENCE), events.readline(), events.readline()) == (
+                    "hello",
+                    b"data: hello\n",
+                    b"\n",
+                )
+                assert fetch(port, "POST", "/chat/", b"by post") == b"heard by 2\n"
+                assert (client.recv(PATIENCE), events.readline()) == ("by post", b"data: by post\n")
+            stream.close()
+
+
+def fetch(port: int, method: str, path: str, body: bytes | None = None) -> bytes:
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    try:
+        connection.request(method, path, body)
+        with connection.getresponse() as got:
+            assert got.status == 200
+            return got.read()
+    finally:
+        connection.close()
 
 
 def test_async_response(backend: Backend) -> None:

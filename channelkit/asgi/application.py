@@ -157,7 +157,8 @@ class ASGIApp:
                 exchange = kind(home.core, scope, receive, send, tasks)
                 await self._answer(home.core, scope, exchange)
                 await exchange.linger()
-                tasks.cancel_scope.cancel()  # the one that reads: nothing more is expected
+                if exchange.working:  # a cancellation costs as much as all the rest of a plain answer
+                    tasks.cancel_scope.cancel()  # the one that reads: nothing more is expected
         finally:
             home.release()
 

@@ -50,11 +50,11 @@ class AsgiHttpExchange(HttpExchange):
         "_state",
         "_tasks",
         "_wants_room",
-        "_working",
         "body",
         "handler_scope",
         "queue",
         "scope",
+        "working",
     )
 
     #: Of the messages that make a response.
@@ -77,7 +77,7 @@ class AsgiHttpExchange(HttpExchange):
         self._no_body = False
         self._aborted = False  # what the host gets is a 500, and the listener hears that all is lost
         self._wants_room = False
-        self._working = False  # a task reads and one writes
+        self.working = False  # a task reads and one writes
         self._reading: anyio.CancelScope | None = None  # of the task that reads, while there is one
         self._lingering = False  # over for our part, and still read until the host says that it is for the client's
         self._body_size = 0
@@ -90,7 +90,7 @@ class AsgiHttpExchange(HttpExchange):
     async def complete(self) -> None:
         """Wait until the response is complete or the client gone.  A plain answer is handed over from here."""
         while self._state != OVER:
-            if self._working or not self.queue.waiting:
+            if self.working or not self.queue.waiting:
                 await self._over.park()
             else:
                 await self.queue.write()
@@ -108,8 +108,8 @@ class AsgiHttpExchange(HttpExchange):
 
     def _work(self) -> None:
         """Something outlives the handler's steps: from now on one task reads from the host and one writes to it."""
-        if not self._working:
-            self._working = True
+        if not self.working:
+            self.working = True
             self._tasks.start_soon(self._read)
             self._tasks.start_soon(self.queue.run)
 
@@ -172,6 +172,9 @@ class AsgiHttpExchange(HttpExchange):
             sum(len(name) + len(value) for name, value in pairs) + 1,
         )
         if self.listener is not None:
+            if length is None and not self._no_body:
+                # ASGI: a host may keep the head back until a body comes; a stream's client wants to see it open.
+                self.queue.put({"type": f"{self.prefix}.body", "body": b"", "more_body": True}, 0)
             self._work()
         return not self._no_body
 

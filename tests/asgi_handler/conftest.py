@@ -103,7 +103,7 @@ class Site:
             Route("/stream-sync", lambda request: StreamingResponse(iter(["a", "b" * 70_000, "c"]))),
             Route("/stream-nothing", lambda request: StreamingResponse(iter(()))),
             Route("/stream-fails", lambda request: StreamingResponse(self.failing())),
-            Route("/events", lambda request: StreamingResponse(self.events(), media_type="text/event-stream")),
+            Route("/events", self.events),
             Route("/watched", self.watched),
             Route("/raise", self.raises),
             Route("/raise-http", self.raises_http),
@@ -138,13 +138,9 @@ class Site:
         await anyio.sleep(0.02)  # so that the head is on its way
         raise RuntimeError("in the middle of a stream")
 
-    async def events(self) -> AsyncIterator[str]:
-        try:
-            while True:
-                yield "data: x\n\n"
-                await anyio.sleep(0.005)
-        finally:
-            self.seen.append("events ended")
+    async def events(self, request: Request) -> StarletteResponse:
+        ended = BackgroundTask(self.seen.append, "events ended")
+        return StreamingResponse(Events(), media_type="text/event-stream", background=ended)
 
     async def watched(self, request: Request) -> StarletteResponse:
         while not await request.is_disconnected():
@@ -272,6 +268,17 @@ class Site:
         ]
 
 
+class Events:
+    """An endless stream; no generator, which a Starlette that is cancelled in `send` leaves to be collected."""
+
+    def __aiter__(self) -> Events:
+        return self
+
+    async def __anext__(self) -> str:
+        await anyio.sleep(0.005)
+        return "data: x\n\n"
+
+
 async def stamp(request: Request, call_next: Callable[[Request], Any]) -> StarletteResponse:
     """A middleware that reads what passes and adds a header."""
     if request.method == "POST":
@@ -392,6 +399,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in folder.iterdir():
         os.utime(path, (MODIFIED, MODIFIED))
     return folder
+
+
+@pytest.fixture
+def new_site(folder: Path) -> Callable[[], Site]:
+    """Makes one more site."""
+    return lambda: Site(folder)
 
 
 @pytest.fixture(scope="session")

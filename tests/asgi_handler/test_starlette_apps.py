@@ -177,28 +177,16 @@ def test_a_client_that_breaks_off_an_upload(running: Any) -> None:
 # -- stopping
 
 
-def test_endless_event_streams_end_with_the_server(running: Any) -> None:
+def test_endless_event_streams_end_with_the_server(running: Any, new_site: Any) -> None:
     """They are told when drain begins and end properly; the server does not wait for its deadline."""
-    ended: list[str] = []
-
-    async def events() -> AsyncIterator[str]:
-        try:
-            while True:
-                yield "data: x\n\n"
-                await anyio.sleep(0.01)
-        finally:
-            ended.append("events")
-
-    async def page(request: Request) -> StreamingResponse:
-        return StreamingResponse(events(), media_type="text/event-stream")
-
-    server = running(Starlette(routes=[Route("/", page)]))
-    sock = begin(server.port, "/")
+    site = new_site()
+    server = running(site.app)
+    sock = begin(server.port, "/events")
     read_until(sock, b"data: x\n\n")
     stopper = threading.Thread(target=server.stop, args=(PATIENCE,))
     stopper.start()
     assert read_all(sock).endswith(b"0\r\n\r\n")
-    assert ended == ["events"]
+    assert site.seen == ["events ended"]
     stopper.join(PATIENCE)
     assert server.status == "stopped"
 

@@ -23,9 +23,10 @@ _numbers = itertools.count()
 class Site:
     """A running host, and its clients of one test."""
 
-    def __init__(self, host: Host, process: Process, table: tables.Table) -> None:
+    def __init__(self, host: Host, processes: dict[tuple[str, ...], Process], table: tables.Table) -> None:
         self.host = host
-        self.process = process
+        self.process = processes[host.command].wait_ready()
+        self._processes = processes
         self._table = table
         self._clients: list[Client] = []
 
@@ -62,6 +63,12 @@ class Site:
         """What is to stand in the table."""
         self._table.saw(self.host.name, ability, verdict)
 
+    def start_afresh(self) -> None:
+        """For a test after which a host of HTTP/2 is not to be trusted: a new process for those that follow."""
+        if self.host.http2:
+            self.process.stop()
+            self._processes[self.host.command] = Process(self.host.command)
+
     def close(self) -> None:
         for client in self._clients:
             client.close()
@@ -91,6 +98,6 @@ def site(
 ) -> Iterator[Site]:
     """One of the hosts, after the other."""
     host: Host = request.param
-    site = Site(host, processes[host.command].wait_ready(), table)
+    site = Site(host, processes, table)
     yield site
     site.close()

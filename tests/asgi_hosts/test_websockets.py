@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
 from hosting.clients import Closed, Refused
-from hosting.processes import until
 
-TYPE_CHECKING = False
+pytestmark = pytest.mark.xdist_group("asgi-hosts")  # the hosts are started once, not once a core
+
 if TYPE_CHECKING:
     from conftest import Site
 
@@ -20,7 +21,7 @@ def test_every_message_comes_back_as_it_went(site: Site) -> None:
     """Text stays text and bytes stay bytes, in order, whatever they hold, up to 1 MiB and more."""
     name = site.name()
     websocket = site.connect().websocket(f"/echo?id={name}")
-    messages = [*ADVERSARIAL, b"", bytes(range(256)), MIB, "\u00e9" * (1 << 19)]
+    messages: list[str | bytes] = [*ADVERSARIAL, b"", bytes(range(256)), MIB, "\u00e9" * (1 << 19)]
     for message in messages:
         websocket.send(message)
         assert websocket.receive() == message
@@ -163,4 +164,7 @@ def test_a_handler_that_does_not_read(site: Site) -> None:
         site.saw("back-pressure-websocket", "yes")
     client.reset()
     site.connect().get(f"/release?id={name}")
-    until(lambda: site.told(name)["ends"])
+    if site.host.http2:
+        site.start_afresh()  # what is still under way would break it, see test_an_answer_before_the_body_was_read
+    else:
+        assert site.end(name)["status"] in ("abnormal", "no-status-received", "server-close")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
@@ -24,6 +25,7 @@ from starlette.routing import Mount, Route
 
 from channelkit import (
     ASGIApp,
+    ASGIHandler,
     Channel,
     CloseStatus,
     Group,
@@ -37,8 +39,10 @@ from channelkit import (
 )
 
 PIECE = b"x" * 16384
+FAR_TOO_MUCH = 64 << 20
 MIB = bytes(range(256)) * 4096
-SMALL = {"max_ws": 4 * 1024 * 1024, "max_body": 2 * 1024 * 1024}
+MAX_WS = 4 << 20
+MAX_BODY = 2 << 20
 
 room = Group()
 waiting: dict[str, Channel] = {}
@@ -171,11 +175,11 @@ async def finish(request: Request) -> Answer:
 
 
 async def flood(request: Request) -> Answer:
-    """Send as fast as `send` lets us, until the channel closes; note how much was accepted."""
+    """Send as fast as `send` lets us, until the channel closes or it is far too much; note how much was accepted."""
     async with with_channel(request, streaming=True) as channel:
         channel.on_close(lambda status: closed(channel, status))
         accepted = 0
-        while await channel.send(PIECE):
+        while accepted < FAR_TOO_MUCH and await channel.send(PIECE):
             accepted += len(PIECE)
             notes[key(request)] = [accepted]
     return None
@@ -294,11 +298,15 @@ async def told(request: Request) -> Answer:
     )
 
 
+def resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 async def memory(request: Request) -> Answer:
     """The resident size of this process, in bytes."""
     gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return str(pages * os.sysconf("SC_PAGE_SIZE"))
+    return str(resident())
 
 
 async def drain(request: Request) -> Answer:
@@ -351,7 +359,17 @@ async def handler(request: Request) -> Any:
     return None if chosen is None else await chosen(request)
 
 
-channels = ASGIApp(handler, max_ws=SMALL["max_ws"], max_body=SMALL["max_body"])
+def hold_lifeline(port: int) -> None:
+    """End with the tests, even when they are killed: no host may be left behind, in a flood least of all."""
+    with socket.create_connection(("127.0.0.1", port)) as lifeline:
+        lifeline.recv(1)
+    os._exit(1)
+
+
+if "HOSTS_LIFELINE" in os.environ:
+    threading.Thread(target=hold_lifeline, args=(int(os.environ["HOSTS_LIFELINE"]),), daemon=True).start()
+
+channels = ASGIApp(handler, max_ws=MAX_WS, max_body=MAX_BODY)
 
 
 async def parent_drains(request: Any) -> PlainTextResponse:
@@ -377,14 +395,10 @@ async def app(scope: Scope, receive: Any, send: Any) -> None:
 
 
 async def _serve(backend: str, port: int, asgi: bool) -> None:
-    ready = threading.Event()
     if asgi:
-        from channelkit import ASGIHandler
-
-        await serve(ASGIHandler(app), port=port, **SMALL)
+        await serve(ASGIHandler(app), port=port, max_ws=MAX_WS, max_body=MAX_BODY)
     else:
-        await serve(handler, port=port, **SMALL)
-    ready.set()
+        await serve(handler, port=port, max_ws=MAX_WS, max_body=MAX_BODY)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,8 @@ HOSTS = (
     Host("granian", granian(), packages=("granian",)),
     Host("channelkit", own("native", "asyncio"), native=True),
     Host("channelkit trio", own("native", "trio"), native=True),
+    Host("channelkit ASGI", own("asgi", "asyncio")),
+    Host("channelkit ASGI trio", own("asgi", "trio")),
 )
 
 
@@ -163,10 +165,21 @@ class Process:
         self._log.close()
 
 
+class _Lifeline:
+    """What hosts are connected to for as long as the tests run; nobody has to be told when they end."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)  # never accepted, which is enough
+        self.port: int = self._listener.getsockname()[1]
+
+
+lifeline = _Lifeline()
+
+
 def environment() -> dict[str, str]:
     """Hosts load the application, and the very channelkit that is tested."""
     paths = [str(FOLDER), str(Path(channelkit.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "HOSTS_LIFELINE": str(lifeline.port)}
 
 
 def version(package: str) -> str:
