@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Callable, Hashable
 from functools import partial
@@ -194,6 +195,7 @@ class LiveSession:
         self._doing = False
         self._pulling = False  # until the handler has begun
         self._deadline = Deadline(self.loop, self._tick)
+        self._armed = math.inf  # when it fires
         self._context = contextvars.copy_context()
         inner = SessionExchange(self, exchange.config, exchange.loop, exchange.host)
         self.channel = SessionChannel(request, inner, principal)
@@ -214,7 +216,9 @@ class LiveSession:
     def received(self, attachment: int, frame: Frame) -> None:
         """A frame came on a WebSocket."""
         unsent = self.machine.sender.bytes
-        self.do(self.machine.received(attachment, frame, self.loop.time()), unsent)
+        actions = self.machine.received(attachment, frame, self.loop.time())
+        if actions:
+            self.do(actions, unsent)
         self._pull()
 
     def broke(self, attachment: int, code: int, reason: str) -> None:
@@ -246,7 +250,11 @@ class LiveSession:
     # -- what the channel and its exchange ask
 
     def send(self, payload: str | bytes) -> None:
-        self.do(self.machine.send(payload, self.loop.time()))
+        actions = self.machine.send(payload, self.loop.time())
+        if len(actions) == 1 and not self._doing:  # one frame on an open carrier: no deadline comes nearer by it
+            self._act(actions[0], 0)
+        else:
+            self.do(actions)
 
     def close(self, code: int, reason: str) -> None:
         unsent = self.machine.sender.bytes
@@ -326,9 +334,13 @@ class LiveSession:
         self.do(self.machine.settle(self.loop.time()), unsent)
 
     def _tick(self) -> None:
+        self._armed = math.inf
         unsent = self.machine.sender.bytes
         self.do(self.machine.tick(self.loop.time()), unsent)
 
     def _arm(self) -> None:
-        if not self.machine.over:
-            self._deadline.set(max(0.0, self.machine.deadline - self.loop.time()))
+        """Deadlines mostly move away as a session lives; a timer that comes too early looks, and sleeps on."""
+        at = self.machine.deadline
+        if at < self._armed:
+            self._armed = at
+            self._deadline.set(max(0.0, at - self.loop.time()))
