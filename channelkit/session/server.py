@@ -122,12 +122,14 @@ class ServerSession:
         "sender",
         "sid",
         "spread",
+        "was",
     )
 
     def __init__(self, sid: str, config: SessionConfig, now: float, *, a: int = 1, spread: float = 0.5) -> None:
         self.sid = sid
         self.config = config
         self.a = a
+        self.was = a  # the instance that held the session before this one (F27)
         self.spread = spread
         self.sender = Sender(config.window, config.window_bytes)
         self.receiver = Receiver(config.window, config.window_bytes, by_processing=config.ack == "processed")
@@ -171,7 +173,7 @@ class ServerSession:
         """The whole hello; with `secret` the body of a creation's 201."""
         config = self.config
         terms = Terms(config.window, config.window_bytes, config.max_message, config.ping, config.grace)
-        return Hello(self.receiver.recv, self.sid, self.a, terms, secret)
+        return Hello(self.receiver.recv, self.sid, self.a, terms, self.was, secret)
 
     def has_room(self, size: int) -> bool:
         """Whether a message of `size` bytes may be numbered now."""
@@ -188,11 +190,12 @@ class ServerSession:
         self._contact(now)
         progress = ack > self.sender.acked
         ends = self.closing is not None and ack == self.sender.sent
-        if not ends and (refusal := self._too_much(now, progress=progress, draining=draining)) is not None:
+        if not ends and (refusal := self._too_much(a, now, progress=progress, draining=draining)) is not None:
             return Refused(refusal, [])
         actions: Actions = []
         superseded = a > self.a
-        self.a = a
+        if superseded:
+            self.was, self.a = self.a, a
         self._acknowledge(ack, now, actions)
         if self.ending is not None:
             return Refused(refusals.over(self.ending.outcome, self.receiver.recv), actions)
@@ -203,9 +206,9 @@ class ServerSession:
         self._end_older(actions, superseded=superseded)
         return Admitted(self._become(kind, a, ack, now, wait, actions), actions)
 
-    def _too_much(self, now: float, *, progress: bool, draining: bool) -> Refusal | None:
+    def _too_much(self, a: int, now: float, *, progress: bool, draining: bool) -> Refusal | None:
         """P4 step 6.  A closing session admits while draining: the attach brings its end to the client."""
-        recv = self.receiver.recv
+        recv = self.standing.ack_for(a)
         if draining and self.closing is None:
             return refusals.draining(recv)
         delay = self._rate.refused(now, progress=progress)
@@ -484,11 +487,7 @@ class ServerSession:
     def _tick_attachment(self, current: Attachment, now: float, actions: Actions) -> None:
         if now >= self._silent_at(current):
             self.broke(current.number, 1001, "silent", now, actions)
-        elif (
-            (current.kind is Kind.POLL and now >= current.until)
-            or now >= current.until
-            or (self._blocked and now >= self._rotate_at(current))
-        ):
+        elif now >= current.until or (self._blocked and now >= self._rotate_at(current)):
             actions.append(Finish(current.number))
             self._detach(now, actions)
         elif now >= self._ping_at(current):
