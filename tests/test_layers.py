@@ -19,7 +19,16 @@ WAITING = (*LOOPS, "anyio", "socket", "select", "selectors", "ssl", "threading")
 # (where, what may not be imported there).  A trailing slash is a folder and everything in it.
 RULES = {
     "wire/": (*WAITING, "channelkit.server", "channelkit.transports", "channelkit.channel", "channelkit._loop"),
+    "session/": (
+        *WAITING,
+        "channelkit.server",
+        "channelkit.transports",
+        "channelkit.channel",
+        "channelkit._loop",
+        "channelkit.spi",
+    ),
     "asgi/": ("channelkit.server", "channelkit.transports", *LOOPS),
+    "endpoint.py": ("channelkit.server", "channelkit.asgi", *LOOPS),
     "transports/": ("channelkit.server", *LOOPS),
     "server/": ("channelkit.transports", *LOOPS),
     "channel.py": ("channelkit.server", "channelkit.transports"),

@@ -135,7 +135,7 @@ class SessionChannel(Channel):
     # -- hooks
 
     def _encode(self, data: Any) -> Any:
-        payload = data
+        payload: Any = data
         if isinstance(data, Response):
             payload = data.body
         elif isinstance(data, dict):
