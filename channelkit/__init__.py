@@ -1,7 +1,7 @@
 """One Channel for every way a server can talk to a client, on asyncio and trio."""
 
-from channelkit.asgi.application import ASGIApp as ASGIApp
-from channelkit.asgi.handler import ASGIHandler as ASGIHandler
+from channelkit.asgi.hosted.application import ASGIApp as ASGIApp
+from channelkit.asgi.hosting.handler import ASGIHandler as ASGIHandler
 from channelkit.channel import Channel as Channel
 from channelkit.channel import ChannelStatistics as ChannelStatistics
 from channelkit.config import Config as Config

@@ -28,6 +28,8 @@ RULES = {
         "channelkit.spi",
     ),
     "asgi/": ("channelkit.server", "channelkit.transports", *LOOPS),
+    "asgi/hosted/": ("channelkit.asgi.hosting",),
+    "asgi/hosting/": ("channelkit.asgi.hosted",),
     "endpoint.py": ("channelkit.server", "channelkit.asgi", *LOOPS),
     "transports/": ("channelkit.server", *LOOPS),
     "server/": ("channelkit.transports", *LOOPS),

@@ -28,7 +28,7 @@ from anyio.abc import TaskGroup
 
 from channelkit._loop import Loop, open_loop
 from channelkit.asgi import ASGIApp, ASGIHandler
-from channelkit.asgi.application import HOST_OPTIONS
+from channelkit.asgi.hosted.application import HOST_OPTIONS
 from channelkit.config import Config
 from channelkit.errors import ChannelClosed, ReceiveUnsupported
 from channelkit.handlers import as_channel, with_channel

@@ -9,8 +9,8 @@ from typing import Any
 import anyio
 
 from channelkit._lifecycle import logger
-from channelkit.asgi.running_messages import Message, message_type, unexpected
-from channelkit.asgi.running_scopes import lifespan_scope
+from channelkit.asgi.hosting.messages import Message, message_type, unexpected
+from channelkit.asgi.hosting.scopes import lifespan_scope
 from channelkit.errors import ConfigError, LifespanFailed
 
 STARTING, UP, STOPPING, DONE = range(4)

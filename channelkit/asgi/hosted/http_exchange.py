@@ -16,15 +16,15 @@ from anyio.abc import TaskGroup
 from channelkit._deadline import Deadline
 from channelkit._lifecycle import logger
 from channelkit._request_body import RequestBody
-from channelkit.asgi.outbox import AsgiOutbox
-from channelkit.asgi.scope import Message, Receive, Scope, Send, header_pairs
+from channelkit.asgi.hosted.outbox import AsgiOutbox
+from channelkit.asgi.hosted.scope import Message, Receive, Scope, Send, header_pairs
 from channelkit.errors import BadRequest, HandlerError
 from channelkit.spi import HttpExchange, HttpWire, Listener, WebSocketExchange
 from channelkit.wire.http1_responses import bodiless
 from channelkit.wire.websocket_handshake import check_upgrade
 
 if TYPE_CHECKING:
-    from channelkit.asgi.core import AppCore
+    from channelkit.asgi.hosted.core import AppCore
     from channelkit.channel import Channel
 
 WAITING, STARTED, FINISHED, OVER = range(4)

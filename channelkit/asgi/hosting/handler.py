@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from channelkit._lifecycle import logger
-from channelkit.asgi.lifespan import App, open_lifespan
-from channelkit.asgi.running_http import HttpRun
-from channelkit.asgi.running_scopes import http_scope, websocket_scope
-from channelkit.asgi.running_websocket import WebSocketRun
+from channelkit.asgi.hosting.http import HttpRun
+from channelkit.asgi.hosting.lifespan import App, open_lifespan
+from channelkit.asgi.hosting.scopes import http_scope, websocket_scope
+from channelkit.asgi.hosting.websocket import WebSocketRun
 from channelkit.channel import Channel
 from channelkit.errors import BadRequest, ConfigError, Disconnected, HandlerError
 from channelkit.handlers import unanswered

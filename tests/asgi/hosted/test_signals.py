@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from channelkit.asgi.signals import heard_signals
+from channelkit.asgi.hosted.signals import heard_signals
 
 
 @pytest.fixture(autouse=True)

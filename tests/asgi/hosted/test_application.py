@@ -21,13 +21,13 @@ from channelkit import (
     schedule_task,
     with_channel,
 )
-from channelkit.asgi.application import HOST_OPTIONS
+from channelkit.asgi.hosted.application import HOST_OPTIONS
 from channelkit.config import Config
 from channelkit.testing import clock
 from channelkit.testing.clock import BACKENDS, Backend
 
 if TYPE_CHECKING:
-    from tests.asgi.conftest import Calling
+    from tests.asgi.hosted.conftest import Calling
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 

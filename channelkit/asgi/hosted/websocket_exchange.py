@@ -13,8 +13,8 @@ import anyio
 
 from channelkit._deadline import Deadline
 from channelkit._lifecycle import logger
-from channelkit.asgi.http_exchange import FINISHED, OVER, STARTED, WAITING, AsgiHttpExchange
-from channelkit.asgi.scope import Message, has_denial, header_pairs
+from channelkit.asgi.hosted.http_exchange import FINISHED, OVER, STARTED, WAITING, AsgiHttpExchange
+from channelkit.asgi.hosted.scope import Message, has_denial, header_pairs
 from channelkit.errors import BadRequest, HandlerError, NotAvailable
 from channelkit.spi import HttpWire, WebSocketExchange, WebSocketListener
 

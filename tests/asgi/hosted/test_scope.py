@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from channelkit.asgi.scope import content_length, has_denial, header_pairs, request_of
+from channelkit.asgi.hosted.scope import content_length, has_denial, header_pairs, request_of
 
 
 def request(**scope: Any) -> Any:

@@ -21,7 +21,7 @@ from channelkit._loop import Loop, detach, open_loop
 from channelkit.timer import TimerService
 
 if TYPE_CHECKING:
-    from channelkit.asgi.http_exchange import AsgiHttpExchange
+    from channelkit.asgi.hosted.http_exchange import AsgiHttpExchange
     from channelkit.config import Config
 
 

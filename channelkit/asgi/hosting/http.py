@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from channelkit.asgi.running_client import Client
-from channelkit.asgi.running_messages import Message
-from channelkit.asgi.running_response import Response
+from channelkit.asgi.hosting.client import Client
+from channelkit.asgi.hosting.messages import Message
+from channelkit.asgi.hosting.response import Response
 from channelkit.errors import BadRequest
 from channelkit.http import Request
 from channelkit.spi import HttpExchange

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from channelkit._lifecycle import logger
-from channelkit.asgi.running_client import Client
-from channelkit.asgi.running_messages import Message, headers_of, message_type, payload_of, unexpected
-from channelkit.asgi.running_response import Response
+from channelkit.asgi.hosting.client import Client
+from channelkit.asgi.hosting.messages import Message, headers_of, message_type, payload_of, unexpected
+from channelkit.asgi.hosting.response import Response
 from channelkit.channel import Channel
 from channelkit.errors import BadRequest, ChannelClosed, Disconnected, HandlerError
 from channelkit.handlers import as_channel

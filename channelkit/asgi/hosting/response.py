@@ -6,8 +6,8 @@ Content-Length, and an application that fails between the two still becomes a 50
 
 from __future__ import annotations
 
-from channelkit.asgi.running_client import Client
-from channelkit.asgi.running_messages import (
+from channelkit.asgi.hosting.client import Client
+from channelkit.asgi.hosting.messages import (
     Message,
     bytes_of,
     content_length,

@@ -9,11 +9,11 @@ from typing import Any, Unpack
 
 import anyio
 
-from channelkit.asgi.core import AppCore, Homes
-from channelkit.asgi.http_exchange import AsgiHttpExchange
-from channelkit.asgi.scope import Receive, Scope, Send, content_length, request_of
-from channelkit.asgi.signals import heard_signals
-from channelkit.asgi.websocket_exchange import AsgiHandshake
+from channelkit.asgi.hosted.core import AppCore, Homes
+from channelkit.asgi.hosted.http_exchange import AsgiHttpExchange
+from channelkit.asgi.hosted.scope import Receive, Scope, Send, content_length, request_of
+from channelkit.asgi.hosted.signals import heard_signals
+from channelkit.asgi.hosted.websocket_exchange import AsgiHandshake
 from channelkit.config import Config, ServerOptions
 from channelkit.errors import BadRequest, ConfigError
 from channelkit.http import Request, Response, reject

@@ -15,7 +15,7 @@ from channelkit._deadline import Deadline
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop
-    from channelkit.asgi.scope import Message, Send
+    from channelkit.asgi.hosted.scope import Message, Send
 
 PIECE = 64 * 1024  # bytes of a body that go to the host in one message, if so much is waiting
 BODY = "http.response.body"

@@ -1,0 +1,1 @@
+"""Our handlers inside any ASGI host: the second host behind the seam of `spi`."""

@@ -1,0 +1,1 @@
+"""ASGI applications inside our server: each a request handler like any other."""
