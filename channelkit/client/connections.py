@@ -242,7 +242,10 @@ class Connections:
             tasks.start_soon(socket.run_writer)
             close = await self._until_close(attachment, socket)
             tasks.cancel_scope.cancel()
-        return close
+            return close
+        raise AssertionError(
+            "unreachable"
+        )  # nothing but the writer's failure leaves the group otherwise, and it raises
 
     async def _until_close(self, attachment: int, socket: ClientWebSocket) -> CloseConnection:
         machine = self._machine

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from channelkit import Channel, Endpoint, Response, SessionConfig
+from channelkit import Channel, Endpoint, Request, Response, SessionConfig
 from channelkit.client import ClientChannel, ConnectFailed, connect
 from channelkit.client.address import parse_address
 from channelkit.client.channel import KINDS
@@ -231,8 +231,11 @@ def test_random_walks(backend: Backend, first: str, plan: list[Step]) -> None:
 def test_nobody_there(transport: str, backend: Backend) -> None:
     """A refused connection is told at once, with the address; so is a URL that is no endpoint's."""
 
+    async def nothing(request: Request) -> Response:
+        return Response(404)
+
     async def main() -> None:
-        async with open_host(lambda request: Response(404)) as host:
+        async with open_host(nothing) as host:
             network = Network(host, refusing=True)
             with pytest.raises(ConnectFailed, match=r"http://test: Connection refused"):
                 async with connect(URL, transport=transport, dial=network.dial):
