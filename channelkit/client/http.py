@@ -1,0 +1,145 @@
+"""Requests over HTTP/1.1: h11 as engine, anyio streams below, connections kept for the next request."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+import h11
+from anyio.abc import ByteStream
+
+from channelkit.client.address import Address
+
+Dial = Callable[[], Awaitable[ByteStream]]
+#: Everything that a connection can fail with, and a peer that does not speak HTTP.
+FAILURES = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, h11.ProtocolError)
+#: The longest answer that is read whole; a session's are some hundred bytes.
+MAX_ANSWER = 1 << 16
+KEPT = 4
+
+
+def dialer(address: Address) -> Dial:
+    """How to reach `address`: TCP, or TLS with the system's certificates."""
+
+    async def dial() -> ByteStream:
+        if address.secure:
+            return await anyio.connect_tcp(address.name, address.port, tls=True, tls_standard_compatible=False)
+        return await anyio.connect_tcp(address.name, address.port)
+
+    return dial
+
+
+class _Connection:
+    __slots__ = ("engine", "stream", "used")
+
+    def __init__(self, stream: ByteStream) -> None:
+        self.stream = stream
+        self.engine = h11.Connection(h11.CLIENT)
+        self.used = False
+
+    async def send(self, event: h11.Event) -> None:
+        if data := self.engine.send(event):
+            await self.stream.send(data)
+
+    async def event(self) -> h11.Event:
+        while (event := self.engine.next_event()) is h11.NEED_DATA:
+            try:
+                self.engine.receive_data(await self.stream.receive())
+            except anyio.EndOfStream:
+                self.engine.receive_data(b"")
+        assert isinstance(event, h11.Event), event
+        return event
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """The head of a response, and its body as it comes."""
+
+    status: int
+    headers: dict[str, str]
+    _connection: _Connection
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body; raises one of FAILURES if it is cut."""
+        while isinstance(event := await self._connection.event(), h11.Data):
+            yield bytes(event.data)
+        if not isinstance(event, h11.EndOfMessage):
+            raise h11.RemoteProtocolError("the response was cut")
+
+    async def body(self) -> bytes:
+        """The whole body."""
+        body = b""
+        async for chunk in self.chunks():
+            body += chunk
+            if len(body) > MAX_ANSWER:
+                raise h11.RemoteProtocolError("an answer longer than any of a session's")
+        return body
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds, as the server asked."""
+        text = self.headers.get("retry-after", "")
+        return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0.0
+
+
+class HttpClient:
+    """Requests to one host.  Any number at once; each has a connection of its own."""
+
+    def __init__(self, dial: Dial, host: str, headers: Iterable[tuple[str, str]] = ()) -> None:
+        self._dial = dial
+        self._headers = [("Host", host), *headers]
+        self._idle: list[_Connection] = []
+
+    @asynccontextmanager
+    async def request(
+        self, method: str, target: str, headers: Iterable[tuple[str, str]] = (), body: bytes = b""
+    ) -> AsyncIterator[HttpAnswer]:
+        """Send a request; the answer is read inside.  Leaving before its end drops the connection.
+
+        A kept connection that turns out to be closed is replaced by a fresh one: every request here may be repeated.
+        """
+        fields = [*self._headers, *headers]
+        if method == "POST":
+            fields.append(("Content-Length", str(len(body))))
+        request = h11.Request(method=method, target=target, headers=fields)
+        connection = self._idle.pop() if self._idle else _Connection(await self._dial())
+        try:
+            try:
+                answer = await _exchange(connection, request, body)
+            except FAILURES:
+                if not connection.used:
+                    raise
+                await anyio.aclose_forcefully(connection.stream)
+                connection = _Connection(await self._dial())
+                answer = await _exchange(connection, request, body)
+            yield answer
+        finally:
+            await self._release(connection)
+
+    async def _release(self, connection: _Connection) -> None:
+        engine = connection.engine
+        if engine.our_state is h11.DONE and engine.their_state is h11.DONE and len(self._idle) < KEPT:
+            engine.start_next_cycle()
+            connection.used = True
+            self._idle.append(connection)
+        else:
+            await anyio.aclose_forcefully(connection.stream)
+
+    async def aclose(self) -> None:
+        """Close the kept connections."""
+        while self._idle:
+            await anyio.aclose_forcefully(self._idle.pop().stream)
+
+
+async def _exchange(connection: _Connection, request: h11.Request, body: bytes) -> HttpAnswer:
+    await connection.send(request)
+    if body:
+        await connection.send(h11.Data(data=body))
+    await connection.send(h11.EndOfMessage())
+    while not isinstance(event := await connection.event(), h11.Response):
+        if not isinstance(event, h11.InformationalResponse):
+            raise h11.RemoteProtocolError("closed without an answer")
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
+    return HttpAnswer(event.status_code, headers, connection)

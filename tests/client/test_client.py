@@ -1,0 +1,279 @@
+"""The client in Python against the real server code: every transport, moving among them, cuts, the end, a successor."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from channelkit import Channel, Endpoint, Request, Response, SessionConfig
+from channelkit.client import ClientChannel, ConnectFailed, connect
+from channelkit.client.address import parse_address
+from channelkit.client.channel import KINDS
+from channelkit.errors import ChannelClosed, ConfigError
+from channelkit.testing import clock
+from channelkit.testing.clock import BACKENDS, Backend
+from channelkit.testing.host import Host, open_host
+from channelkit.testing.network import MemoryStream
+from channelkit.testing.strategies import payloads
+
+URL = "http://test"
+TRANSPORTS = tuple(KINDS)
+Payload = str | bytes
+
+
+@dataclass
+class Room:
+    """An echo that remembers; `greeting` is sent first."""
+
+    greeting: list[Payload] = field(default_factory=list)
+    received: list[Payload] = field(default_factory=list)
+    ends: list[Any] = field(default_factory=list)
+
+    async def handler(self, channel: Channel) -> None:
+        for message in self.greeting:
+            await channel.send(message)
+        async for message in channel:
+            self.received.append(message)
+            if message == "raise":
+                raise RuntimeError("on purpose")
+            if message == "close":
+                await channel.close(4001, "bye")
+                return
+            await channel.send(message)
+
+    def endpoint(self, **options: Any) -> Endpoint:
+        return Endpoint(
+            self.handler, session=SessionConfig(**options), on_close=lambda channel, status: self.ends.append(status)
+        )
+
+
+@dataclass
+class Network:
+    """Connections to a host, all of which can be cut."""
+
+    host: Host
+    streams: list[MemoryStream] = field(default_factory=list)
+    refusing: bool = False
+
+    async def dial(self) -> MemoryStream:
+        if self.refusing:
+            raise ConnectionRefusedError(111, "Connection refused")
+        stream = self.host.connect()
+        self.streams.append(stream)
+        return stream
+
+    def cut(self, after: int = 0) -> None:
+        """Cut every connection, when so many bytes more were read."""
+        streams, self.streams = self.streams, []
+        for stream in streams:
+            if after:
+                stream.cut(after=after)
+            else:
+                stream.reset()
+
+
+def play(backend: Backend, room: Room, plan: Callable[[Network], Awaitable[None]], **options: Any) -> None:
+    """Run `plan` against a host of `room`, in virtual time."""
+
+    async def main() -> None:
+        async with open_host(room.endpoint(**options)) as host:
+            await plan(Network(host))
+
+    clock.run(main, backend=backend)
+
+
+async def echoes(channel: ClientChannel, messages: list[Payload]) -> None:
+    """Send all, and get all back."""
+    async with anyio.create_task_group() as tasks:
+
+        async def send() -> None:
+            for message in messages:
+                assert await channel.send(message)
+
+        tasks.start_soon(send)
+        assert [await channel.receive() for _ in messages] == messages
+
+
+MESSAGES: list[Payload] = ["", "a\nb\r\nc\0", b"\0\xff", "é\u2028", "x" * 3000, b"y" * 3000, *map(str, range(60))]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_every_transport(transport: str, backend: Backend) -> None:
+    """All payloads go both ways in order, through a small window, and a clean close is told to both."""
+    room = Room()
+
+    async def plan(network: Network) -> None:
+        async with connect(URL, transport=transport, dial=network.dial) as channel:
+            assert channel.transport == transport
+            await echoes(channel, MESSAGES)
+            assert await channel.flush()
+            info = await channel.close(4000, "done")
+            assert (info.code, info.reason, info.by, info.delivered) == (4000, "done", "local", True)
+            assert not await channel.send("late")
+            with pytest.raises(ChannelClosed):
+                await channel.receive()
+        await anyio.sleep(60)
+
+    play(backend, room, plan, window=8, window_bytes=8000, max_message=4000)
+    assert room.received == MESSAGES
+    assert len(room.ends) == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize(("word", "code"), [("close", 4001), ("raise", 1011)])
+def test_the_server_ends_it(word: str, code: int, transport: str, backend: Backend) -> None:
+    """The handler's close, or its error, comes behind everything it sent; iteration ends there."""
+    room = Room(greeting=["one", "two"])
+
+    async def plan(network: Network) -> None:
+        async with connect(URL, transport=transport, dial=network.dial) as channel:
+            await channel.send(word)
+            assert [message async for message in channel] == ["one", "two"]
+            info = await channel.wait_closed()
+            assert (info.code, info.by) == (code, "peer")
+
+    play(backend, room, plan)
+    assert len(room.ends) == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_successor_goes_on(transport: str, backend: Backend) -> None:
+    """What `save` gives is enough: unsent messages arrive, received ones do not come again."""
+    room = Room(greeting=["hello"])
+
+    async def plan(network: Network) -> None:
+        async with connect(URL, transport=transport, dial=network.dial) as channel:
+            assert await channel.receive() == "hello"
+            network.cut()
+            network.refusing = True
+            await channel.send("kept")
+            saved = channel.save()
+        network.refusing = False
+        assert saved.secret is not None
+        assert saved.secret not in repr(saved)
+        async with connect(URL, transport="long_poll", dial=network.dial, saved=saved) as channel:
+            assert await channel.receive() == "kept"
+
+    play(backend, room, plan)
+    assert room.received == ["kept"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """`what` happens, `after` so many bytes or seconds."""
+
+    what: str
+    payload: Payload = ""
+    after: int = 0
+
+
+def steps() -> st.SearchStrategy[Step]:
+    """Messages, cuts at any byte, moves to any transport, an outage, time."""
+    return st.one_of(
+        st.builds(Step, st.just("send"), payloads()),
+        st.builds(Step, st.just("send"), payloads()),
+        st.builds(Step, st.just("cut"), after=st.sampled_from((0, 0, 1, 40, 200, 700))),
+        st.builds(Step, st.sampled_from(TRANSPORTS)),
+        st.builds(Step, st.sampled_from(("wait", "outage")), after=st.sampled_from((0, 1, 7))),
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=20)
+@given(first=st.sampled_from(TRANSPORTS), plan=st.lists(steps(), max_size=20))
+def test_random_walks(backend: Backend, first: str, plan: list[Step]) -> None:
+    """S1, S2, S9: whatever is cut and wherever the client moves, both received lists are exact and the end is clean."""
+    room = Room()
+    sent = [step.payload for step in plan if step.what == "send" and step.payload not in ("close", "raise")]
+
+    async def walk(network: Network) -> None:
+        async with connect(URL, transport=first, dial=network.dial) as channel, anyio.create_task_group() as tasks:
+
+            async def receive() -> None:
+                assert [await channel.receive() for _ in sent] == sent
+
+            tasks.start_soon(receive)
+            for step in plan:
+                await act(step, channel, network)
+            network.refusing = False
+        assert channel.close_info is not None
+        assert channel.close_info.delivered
+
+    async def act(step: Step, channel: ClientChannel, network: Network) -> None:
+        if step.what == "send":
+            if step.payload in sent:
+                assert await channel.send(step.payload)
+        elif step.what == "cut":
+            network.cut(step.after)
+        elif step.what in TRANSPORTS:
+            channel.switch(step.what)
+        else:
+            network.refusing = step.what == "outage"
+            await anyio.sleep(step.after)
+            network.refusing = False
+
+    play(backend, room, walk, window=5, window_bytes=6000, max_message=5000, grace=1000.0)
+    assert room.received == sent
+    assert len(room.ends) == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_nobody_there(transport: str, backend: Backend) -> None:
+    """A refused connection is told at once, with the address; so is a URL that is no endpoint's."""
+
+    async def nothing(request: Request) -> Response:
+        return Response(404)
+
+    async def main() -> None:
+        async with open_host(nothing) as host:
+            network = Network(host, refusing=True)
+            with pytest.raises(ConnectFailed, match=r"http://test: Connection refused"):
+                async with connect(URL, transport=transport, dial=network.dial):
+                    raise AssertionError("connected to nobody")
+            network.refusing = False
+            with pytest.raises(ConnectFailed, match=r"http://test/ck answered 404; is that the URL of an Endpoint"):
+                async with connect(URL, transport=transport, dial=network.dial):
+                    raise AssertionError("connected to nothing")
+
+    clock.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_error_inside(backend: Backend) -> None:
+    """An exception comes out as it is, and the server is told 1011."""
+    room = Room()
+
+    async def plan(network: Network) -> None:
+        with pytest.raises(LookupError, match="mine"):
+            async with connect(URL, dial=network.dial):
+                raise LookupError("mine")
+
+    play(backend, room, plan)
+    assert [str(status) for status in room.ends] == ["internal-server-error"]
+
+
+@pytest.mark.parametrize(
+    "url", ["", "chat", "ftp://h/", "http://", "http://h:x/", "http://h/?q=1", "http://u@h/", "http://h/é"]
+)
+def test_urls_that_cannot_work(url: str) -> None:
+    """Each is named before anything is opened."""
+    with pytest.raises(ConfigError):
+        parse_address(url)
+
+
+def test_addresses() -> None:
+    """The sessions of an endpoint are below its URL, unless the URL is theirs already."""
+    assert parse_address("http://h/chat").target(None) == "/chat/ck"
+    assert parse_address("wss://h/ck/").target("S", "poll", a=1, ack=2) == "/ck/S/poll?a=1&ack=2"
+    assert parse_address("wss://h:444").port == 444
+    assert parse_address("https://h").port == 443
