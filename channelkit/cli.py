@@ -16,6 +16,7 @@ from channelkit.client import ClientChannel, ConnectFailed, connect
 from channelkit.client.channel import KINDS
 from channelkit.config import Config
 from channelkit.demo import Chat
+from channelkit.status import CloseInfo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,6 +70,7 @@ async def _demo(ip: str, port: int) -> int:
 
 
 async def _connect(url: str, transport: str) -> int:
+    info: CloseInfo | None = None
     try:
         async with connect(url, transport=transport, on_change=_state) as channel, anyio.create_task_group() as tasks:
             tasks.start_soon(_send_lines, channel)
@@ -79,6 +81,7 @@ async def _connect(url: str, transport: str) -> int:
     except (ConfigError, ConnectFailed) as error:
         print(f"channelkit: {error}", file=sys.stderr)
         return 1
+    assert info is not None
     if not info.delivered:
         _state("the last messages sent were not acknowledged; whether they arrived is not known")
     return 0 if info.code == 1000 else 1
