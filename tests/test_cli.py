@@ -103,3 +103,58 @@ def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
         main([])
     assert ended.value.code == 2
     assert "command" in capsys.readouterr().err
+
+
+SERVER = """
+import anyio, channelkit
+async def echo(channel):
+    async for message in channel:
+        await channel.send(message + "!")
+        if message == "last":
+            return
+async def main():
+    async with anyio.create_task_group() as tasks:
+        async def start(*, task_status):
+            await channelkit.serve(channelkit.Endpoint(echo), ip="127.0.0.1", port=0, task_status=task_status)
+        server = await tasks.start(start)
+        print(server.port, flush=True)
+anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("transport", ["websocket", "http_stream", "events", "long_poll"])
+def test_connect(transport: str, backend: str) -> None:
+    """Lines go out, messages come back, states are told on stderr, and a clean end is 0."""
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            url = f"http://127.0.0.1:{int(server.stdout.readline())}"
+            command = [*COMMAND, "connect", url, "--transport", transport, "--backend", backend]
+            with subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            ) as client:
+                try:
+                    assert client.stdin is not None
+                    assert client.stdout is not None
+                    client.stdin.write(b"one\ntwo\nlast\n")
+                    client.stdin.flush()  # and not closed: the end of stdin closes, and who closes takes nothing more
+                    told = [client.stdout.readline() for _ in range(3)]
+                    assert told == [b"one!\n", b"two!\n", b"last!\n"]
+                    out, errors = client.communicate(timeout=PATIENCE)
+                finally:
+                    client.kill()
+        finally:
+            server.kill()
+    assert (client.returncode, out) == (0, b""), errors
+    assert f"attached by {transport}".encode() in errors
+
+
+def test_connect_to_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody there, and no URL at all: one line that says so, and 1."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert main(["connect", f"http://127.0.0.1:{port}"]) == 1
+    assert f"cannot reach http://127.0.0.1:{port}" in capsys.readouterr().err
+    assert main(["connect", "nonsense"]) == 1
+    assert "'nonsense' is not a URL" in capsys.readouterr().err
