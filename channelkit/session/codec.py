@@ -227,7 +227,9 @@ class LineFrames:
     __slots__ = ("_lines",)
 
     def __init__(self, max_message: int, hello: ReadHello = read_server_hello) -> None:
-        self._lines = ndjson.Lines(lambda line: decode_line(line, max_message, hello), line_limit(max_message))
+        self._lines: ndjson.Lines[Frame] = ndjson.Lines(
+            lambda line: decode_line(line, max_message, hello), line_limit(max_message)
+        )
 
     @property
     def unfinished(self) -> int:

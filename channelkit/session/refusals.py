@@ -7,12 +7,16 @@ without one, ten times at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from channelkit.errors import BadMessage
 from channelkit.session.codec import encode_answer, encode_event_refusal
 
 #: Codes of status 410, which say how a session ended.
-ENDED, ABANDONED, LOST, KILLED = "ended", "abandoned", "lost", "killed"
+ENDED: Final = "ended"
+ABANDONED: Final = "abandoned"
+LOST: Final = "lost"
+KILLED: Final = "killed"
 
 
 @dataclass(frozen=True, slots=True)

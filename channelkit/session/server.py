@@ -487,9 +487,6 @@ class ServerSession:
     def _tick_attachment(self, current: Attachment, now: float, actions: Actions) -> None:
         if now >= self._silent_at(current):
             self.broke(current.number, 1001, "silent", now, actions)
-        elif current.kind is Kind.POLL and now >= current.until:
-            actions.append(Finish(current.number))
-            self._detach(now, actions)
         elif now >= current.until or (self._blocked and now >= self._rotate_at(current)):
             actions.append(Finish(current.number))
             self._detach(now, actions)
