@@ -30,6 +30,7 @@ RULES = {
     "asgi/": ("channelkit.server", "channelkit.transports", *LOOPS),
     "asgi/hosted/": ("channelkit.asgi.hosting",),
     "asgi/hosting/": ("channelkit.asgi.hosted",),
+    "client/": ("channelkit.server", "channelkit.transports", "channelkit.endpoint", *LOOPS),
     "endpoint.py": ("channelkit.server", "channelkit.asgi", *LOOPS),
     "transports/": ("channelkit.server", *LOOPS),
     "server/": ("channelkit.transports", *LOOPS),

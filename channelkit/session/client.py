@@ -427,6 +427,9 @@ class ClientSession:
         if self.ending is None:
             if status == 409 and code in (None, "superseded"):
                 self._over("superseded", "network", 1006, "another instance took over", now, actions)
+            elif status == 410 and code == ENDED and self.closing is not None:
+                # Two ends crossed: both sides have closed, and `ack` has told what is not in the other's inbox.
+                self._over(ENDED, "local", self.closing.code, self.closing.reason, now, actions)
             elif status in (400, 403, 404, 410, 413):
                 self._over(LOST, "network", 1006, code or "", now, actions)
         return self.ending is not None

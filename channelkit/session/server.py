@@ -415,6 +415,8 @@ class ServerSession:
         actions: Actions = []
         if not self.is_open:
             return actions
+        if self.receiver.recv > self._told:
+            self._say_ack(now, actions)  # or the peer would count what arrived among what may be lost
         self.closing = self.sender.end(code, reason)
         self._close_at = now + (self.config.grace if timeout is None else timeout)
         crossed = self.receiver.stop()

@@ -205,6 +205,16 @@ def test_closing_is_confirmed_by_the_ack_of_the_end() -> None:
     assert (machine.ending.clean, machine.ending.by, machine.ending.code) == (True, "local", 1001)
 
 
+def test_what_arrived_is_acknowledged_before_the_end() -> None:
+    """A handler that closes on a message: its sender must not count that message among those that may be lost."""
+    machine = session()
+    socket = attach(machine, WEBSOCKET)
+    machine.received(socket.number, Text(1, "go"), 0.0)
+    machine.pull()
+    assert written(machine.settle(0.0)) == []  # an acknowledgement waits for company
+    assert written(machine.close(1000, "", 0.0)) == [Ack(1), End(1, 1000, "")]
+
+
 def test_closing_that_nobody_confirms_ends_at_its_timeout() -> None:
     """Unconfirmed, and the messages that may be lost are counted."""
     machine = session()
