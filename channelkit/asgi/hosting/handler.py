@@ -21,7 +21,7 @@ from channelkit.wire.websocket_handshake import check_upgrade
 
 
 class ASGIHandler:
-    """Runs an ASGI 3 application (FastAPI, Starlette, Django, Quart...) as a request handler.
+    """Runs an ASGI 3 application (FastAPI, Starlette or any other) as a request handler.
 
     It may be the whole server, `serve(ASGIHandler(app))`, or a part: a handler of yours returns
     `await site(request)` for what it does not answer itself, and `serve(handler, lifespan=site.lifespan)` starts and
