@@ -22,6 +22,10 @@ class Standing:
     recv: int
     over: str | None  # the code of its end
 
+    def ack_for(self, a: int) -> int | None:
+        """`recv`, if it is about instance `a`'s numbers; another's would take them for its own (F27)."""
+        return self.recv if a == self.a else None
+
 
 def credential(*, known: bool, secret_matches: bool, principal_matches: bool) -> Refusal | None:
     """P4 step 2.  The verdicts come from the binding, which compares in constant time, also for an unknown id."""
@@ -31,18 +35,18 @@ def credential(*, known: bool, secret_matches: bool, principal_matches: bool) ->
 def attach(standing: Standing, a: int, ack: int) -> Refusal | None:
     """P4 steps 3 to 5: over, fence, range."""
     if standing.over is not None:
-        return refusals.over(standing.over, standing.recv)
+        return refusals.over(standing.over, standing.ack_for(a))
     if a < standing.a:
         return refusals.superseded()
     if not standing.acked <= ack <= standing.sent:
-        return refusals.out_of_range(standing.recv)
+        return refusals.out_of_range(standing.ack_for(a))
     return None
 
 
 def post(standing: Standing, a: int, ack: int) -> Refusal | None:
     """P5 steps 1 to 3: over, fence, range.  A lower `ack` is old news, since answers overtake each other."""
     if standing.over is not None:
-        return refusals.over(standing.over, standing.recv)
+        return refusals.over(standing.over, standing.ack_for(a))
     if a != standing.a:
         return refusals.superseded()
     if ack > standing.sent:

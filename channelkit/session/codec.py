@@ -76,6 +76,8 @@ def hello_members(hello: Hello) -> dict[str, object]:
         members["secret"] = hello.secret
     if hello.a is not None:
         members["a"] = hello.a
+    if hello.was is not None:
+        members["was"] = hello.was
     members["recv"] = hello.recv
     if (terms := hello.terms) is not None:
         members |= {"window": [terms.window, terms.window_bytes], "max": terms.max_message}
@@ -106,8 +108,8 @@ def read_server_hello(value: object) -> Hello:
             ping=_seconds(members.get("ping"), "ping"),
             grace=_seconds(members.get("grace"), "grace"),
         )
-    a = _number(members["a"], "a", 1) if "a" in members else None
-    return Hello(recv, _optional_text(members, "sid"), a, terms, _optional_text(members, "secret"))
+    a, was = (_number(members[name], name, 1) if name in members else None for name in ("a", "was"))
+    return Hello(recv, _optional_text(members, "sid"), a, terms, was, _optional_text(members, "secret"))
 
 
 def read_client_hello(value: object) -> ClientHello:
@@ -225,7 +227,9 @@ class LineFrames:
     __slots__ = ("_lines",)
 
     def __init__(self, max_message: int, hello: ReadHello = read_server_hello) -> None:
-        self._lines = ndjson.Lines(lambda line: decode_line(line, max_message, hello), line_limit(max_message))
+        self._lines: ndjson.Lines[Frame] = ndjson.Lines(
+            lambda line: decode_line(line, max_message, hello), line_limit(max_message)
+        )
 
     @property
     def unfinished(self) -> int:

@@ -93,6 +93,7 @@ class Hello:
     sid: str | None = None
     a: int | None = None
     terms: Terms | None = None
+    was: int | None = None  # the instance that held the session before `a`
     secret: str | None = None  # in the answer to a creation, and nowhere else
 
     def __repr__(self) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from channelkit.errors import BadMessage
 from channelkit.session.codec import parse_number
+
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,6 @@ def parse_query(members: Mapping[str, str], last_event_id: str | None = None) ->
 
 
 def _wait(text: str) -> float:
-    whole, dot, fraction = text.partition(".")
-    if (whole.isdecimal() and whole.isascii()) and (not dot or (fraction.isdecimal() and fraction.isascii())):
-        if len(text) <= 12:
-            return float(text)
+    if _SECONDS.fullmatch(text):
+        return float(text)
     raise BadMessage(f"wait must be seconds, not {text[:20]!r}")

@@ -24,7 +24,17 @@ class Receiver:
     with ack="processed" `processed` does.  The hold takes one window, so reading the wire never has to stop.
     """
 
-    __slots__ = ("by_processing", "have", "hold", "recv", "taken_bytes", "unprocessed", "window", "window_bytes")
+    __slots__ = (
+        "by_processing",
+        "have",
+        "hold",
+        "recv",
+        "recv_bytes",
+        "taken_bytes",
+        "unprocessed",
+        "window",
+        "window_bytes",
+    )
 
     def __init__(self, window: int, window_bytes: int, recv: int = 0, *, by_processing: bool = False) -> None:
         self.window = window
@@ -35,6 +45,7 @@ class Receiver:
         self.hold: deque[Numbered] = deque()
         self.unprocessed: deque[int] = deque()  # sizes of what is in the inbox and not processed
         self.taken_bytes = 0  # of everything in (recv, have]
+        self.recv_bytes = 0  # of everything that went into `recv` here
 
     def take(self, frame: Numbered) -> Take:
         """The take rule: n <= have is a duplicate, have + 1 is taken if the window holds it, more is a gap."""
@@ -62,15 +73,18 @@ class Receiver:
         if self.by_processing:
             self.unprocessed.append(frame.size)
         else:
-            self.recv = frame.n
-            self.taken_bytes -= frame.size
+            self._received(frame.size)
         return frame
 
     def processed(self) -> None:
         """The handler has returned from the oldest message in the inbox (ack="processed")."""
-        if self.by_processing:
-            self.taken_bytes -= self.unprocessed.popleft()
-            self.recv += 1
+        if self.unprocessed:  # empty once the session is over, or in the other mode
+            self._received(self.unprocessed.popleft())
+
+    def _received(self, size: int) -> None:
+        self.recv += 1
+        self.taken_bytes -= size
+        self.recv_bytes += size
 
     def pull_end(self) -> End | None:
         """The peer's end, once everything before it may be acknowledged; it counts as received."""

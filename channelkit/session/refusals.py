@@ -7,12 +7,16 @@ without one, ten times at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from channelkit.errors import BadMessage
 from channelkit.session.codec import encode_answer, encode_event_refusal
 
 #: Codes of status 410, which say how a session ended.
-ENDED, ABANDONED, LOST, KILLED = "ended", "abandoned", "lost", "killed"
+ENDED: Final = "ended"
+ABANDONED: Final = "abandoned"
+LOST: Final = "lost"
+KILLED: Final = "killed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +97,12 @@ def superseded() -> Refusal:
     return Refusal(409, "superseded", "another instance of this client took over")
 
 
-def over(code: str, ack: int) -> Refusal:
+def over(code: str, ack: int | None) -> Refusal:
     """410: the session has ended; `ack` is the final one."""
     return Refusal(410, code, "the session is over", ack)
 
 
-def out_of_range(ack: int) -> Refusal:
+def out_of_range(ack: int | None) -> Refusal:
     """410 lost: the client cannot continue this numbering.  The session goes on for whoever can."""
     return Refusal(410, LOST, "ack is not within what this session still holds", ack)
 
@@ -123,7 +127,7 @@ def full(ack: int, retry_after: float = 1.0) -> Refusal:
     return Refusal(429, "full", "the application has not taken the messages before these", ack, retry_after)
 
 
-def rate(ack: int, retry_after: float) -> Refusal:
+def rate(ack: int | None, retry_after: float) -> Refusal:
     """429: attaches that come too often and bring nothing."""
     return Refusal(429, "rate", "too many attaches", ack, retry_after)
 

@@ -1,0 +1,66 @@
+"""A client's uplink by POST (P5): one batch in flight, sent again until it is acknowledged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from channelkit.session.actions import Post
+from channelkit.session.frames import Numbered
+from channelkit.session.pacing import backoff
+from channelkit.session.sender import Sender
+
+
+class Uplink:
+    """`in_flight` is the batch without answer; `taken` what a 200 said the server has, acknowledged or not."""
+
+    __slots__ = ("failures", "in_flight", "jitter", "not_before", "number", "taken", "until")
+
+    def __init__(self, jitter: Callable[[], float]) -> None:
+        self.jitter = jitter
+        self.in_flight: Post | None = None
+        self.number = 0
+        self.taken = 0
+        self.failures = 0
+        self.not_before = 0.0
+        self.until = math.inf
+
+    def batch(self, sender: Sender, most_bytes: int) -> tuple[Numbered, ...]:
+        """What the server is not known to have, from the lowest number, up to a size; one message at least."""
+        frames: list[Numbered] = []
+        size = 0
+        for frame in sender.after(max(sender.acked, self.taken)):
+            if size and size + frame.size > most_bytes:
+                break
+            frames.append(frame)
+            size += frame.size
+        return tuple(frames)
+
+    def asks(self, sender: Sender) -> bool:
+        """Whether everything kept was taken and an acknowledgement is awaited: an empty batch asks for it."""
+        return bool(sender.frames) and self.taken >= sender.sent
+
+    def begin(self, a: int, ack: int, frames: tuple[Numbered, ...], until: float) -> Post:
+        """The next batch, now in flight."""
+        self.number += 1
+        self.in_flight = Post(self.number, a, ack, frames)
+        self.until = until
+        return self.in_flight
+
+    def landed(self) -> Post:
+        """The batch is in flight no more: answered, failed, or given up."""
+        post = self.in_flight
+        assert post is not None
+        self.in_flight = None
+        self.until = math.inf
+        return post
+
+    def wait(self, now: float, least: float = 0.0) -> None:
+        """Back off: the next batch not before that."""
+        self.failures += 1
+        self.not_before = now + max(least, backoff(self.failures, self.jitter()))
+
+    def progress(self) -> None:
+        """Something was acknowledged: no reason to wait."""
+        self.failures = 0
+        self.not_before = 0.0
