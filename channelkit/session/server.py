@@ -421,8 +421,6 @@ class ServerSession:
         self._write(self.closing, now, actions)
         if crossed is not None:
             self._both_closed(crossed, now, actions)
-        elif not self._started:
-            self._end(ENDED, "local", code, reason, now, actions)  # nobody ever came, and nobody is told
         return actions
 
     def kill(self, code: int, reason: str, now: float) -> Actions:
@@ -561,7 +559,12 @@ class ServerSession:
         return self._told
 
     def _both_closed(self, end: End, now: float, actions: Actions) -> None:
-        """The peer's end, seen while closing: both are closed (F16).  It is not acknowledged by number."""
+        """The peer's end, seen while closing: both are closed (F16).
+
+        It is acknowledged if everything before it was: then the peer's close is clean too.
+        """
+        if end.n == self.receiver.recv + 1:
+            self.receiver.recv = end.n
         own = self.closing or end
         self._end(ENDED, "local", own.code, own.reason, now, actions)
 
