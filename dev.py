@@ -232,7 +232,7 @@ def _wheel_command(home: Environment, folder: str) -> list[str]:
 
 # -- mutants -----------------------------------------------------------------------------------------------------------
 
-PROMISES = [f"G{number}" for number in range(1, 19)]
+PROMISES = [f"G{number}" for number in range(1, 19)] + [f"S{number}" for number in range(1, 9)]
 COPIED = ("channelkit", "tests", "examples", "pyproject.toml", "README.md", "LICENSE")
 AT_ONCE = 2
 MUTANT_TIMEOUT = 600.0  # seconds of real time for one mutant's test
@@ -273,7 +273,7 @@ class Verdict:
 def mutants(args: list[str]) -> int:
     """Apply every mutant to a copy of the tree and demand that its test fails there, and passes without it."""
     parser = argparse.ArgumentParser(prog="dev.py mutants")
-    parser.add_argument("names", nargs="*", help="promises (G1) or parts of file names; default: all")
+    parser.add_argument("names", nargs="*", help="promises (G1, S1) or parts of file names; default: all")
     parser.add_argument("--fast", action="store_true", help="only the first mutant of each promise")
     options = parser.parse_args(args)
     every = _read_mutants()

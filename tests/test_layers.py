@@ -19,6 +19,14 @@ WAITING = (*LOOPS, "anyio", "socket", "select", "selectors", "ssl", "threading")
 # (where, what may not be imported there).  A trailing slash is a folder and everything in it.
 RULES = {
     "wire/": (*WAITING, "channelkit.server", "channelkit.transports", "channelkit.channel", "channelkit._loop"),
+    "session/": (
+        *WAITING,
+        "channelkit.server",
+        "channelkit.transports",
+        "channelkit.channel",
+        "channelkit._loop",
+        "time",
+    ),
     "transports/": ("channelkit.server", *LOOPS),
     "server/": ("channelkit.transports", *LOOPS),
     "channel.py": ("channelkit.server", "channelkit.transports"),

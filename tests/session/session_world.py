@@ -38,7 +38,7 @@ Event = tuple[Any, ...]
 
 def clone(thing: Any) -> Any:
     """A copy of a machine: its parts and queues are copied, its frozen nouns shared."""
-    kind = type(thing)
+    kind: Any = type(thing)
     copy = kind.__new__(kind)
     for name in kind.__slots__:
         value = getattr(thing, name)
@@ -139,7 +139,7 @@ class World:
     # -- events --------------------------------------------------------------------------------------------------------
 
     def _left(self, what: str) -> bool:
-        return self.spent.get(what, 0) < getattr(self.scope, what)
+        return self.spent.get(what, 0) < int(getattr(self.scope, what))
 
     def _spend(self, what: str) -> None:
         self.spent[what] = self.spent.get(what, 0) + 1
@@ -253,9 +253,7 @@ class World:
     def _on_down(self, index: int) -> None:
         wire = self.wires[index]
         first, wire.down = wire.down[0], wire.down[1:]
-        if wire.what == "post":
-            wire.at_client = False
-        elif isinstance(first, Refusal) or first in (FIN, CLEAN_CLOSE, CUT, NO_CONTENT):
+        if wire.what == "post" or isinstance(first, Refusal) or first in (FIN, CLEAN_CLOSE, CUT, NO_CONTENT):
             wire.at_client = False
         machine = self.tabs[wire.client].machine
         self._do_client(wire.client, self._tell(machine, wire, first))
@@ -618,7 +616,19 @@ class World:
     def _tab_key(self, tab: Tab) -> tuple[Any, ...]:
         m = tab.machine
         return (
-            (tab.sent, tab.got, tab.alive, tab.endings, m.a, m.predecessor, m.verified, m.kind, m._wanted, m.link, m.presented),
+            (
+                tab.sent,
+                tab.got,
+                tab.alive,
+                tab.endings,
+                m.a,
+                m.predecessor,
+                m.verified,
+                m.kind,
+                m._wanted,
+                m.link,
+                m.presented,
+            ),
             (m.sender.sent, m.sender.acked, m.receiver.have, m.receiver.recv, len(m.receiver.hold), m.had_hello),
             (m.closing, m.ending, m._farewell, m._drained, m._peer_closing, m._told, m._progress),
             (m.uplink.taken, m.uplink.failures > 0, m.uplink.in_flight is not None, m._retry_at == 0, m._ack_at == 0),
@@ -643,5 +653,3 @@ def _nameless(thing: Any) -> Any:
     if isinstance(thing, act.Post):
         return ("post", thing.a, thing.ack, thing.frames)
     return thing
-
-
