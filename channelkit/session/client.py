@@ -78,7 +78,7 @@ class Saved:
     sent: int
     acked: int
     frames: tuple[Numbered, ...] = field(repr=False)
-    by: int | None = None  # the last instance of this line that may have numbered
+    line: int | None = None  # the last instance of this line that had its own hello
     verified: int = 0  # the highest number known to be this line's in the server's hands
 
     def __repr__(self) -> str:
@@ -131,7 +131,7 @@ class ClientSession:
         "jitter",
         "kind",
         "link",
-        "predecessor",
+        "line",
         "presented",
         "receiver",
         "secret",
@@ -155,7 +155,7 @@ class ClientSession:
         self.config = config
         self.jitter = jitter
         self.a = a
-        self.predecessor = saved.by if saved else None
+        self.line = saved.line if saved else None
         self.verified = saved.verified if saved else 0
         self.sid, self.secret = (saved.sid, saved.secret) if saved else (sid, secret)
         self.terms = FIRST_TERMS
@@ -226,9 +226,9 @@ class ClientSession:
         assert self.sid is not None
         sender = self.sender
         frames = tuple(sender.frames)
-        by = self.a if self.had_hello else self.predecessor
+        line = self.a if self.had_hello else self.line
         recv = self.receiver.recv
-        return Saved(self.sid, self.secret, self.a, recv, sender.sent, sender.acked, frames, by, self.verified)
+        return Saved(self.sid, self.secret, self.a, recv, sender.sent, sender.acked, frames, line, self.verified)
 
     # -- attaching -----------------------------------------------------------------------------------------------------
 
@@ -363,7 +363,7 @@ class ClientSession:
         if self.had_hello or have <= max(self.sender.acked, self.verified):
             return True
         self.verified = have
-        return hello.by in (None, self.a, self.predecessor)
+        return hello.by in (None, self.a, self.line)
 
     def _first_hello(self, hello: Hello, actions: Actions) -> None:
         """From here on this instance may number, within the terms it was told."""

@@ -622,7 +622,7 @@ class World:
                 tab.alive,
                 tab.endings,
                 m.a,
-                m.predecessor,
+                m.line,
                 m.verified,
                 m.kind,
                 m._wanted,

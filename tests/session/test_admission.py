@@ -146,6 +146,14 @@ def test_retry_after_is_rounded_up() -> None:
     assert dict(refusals.unknown().headers)["Cache-Control"] == "no-store, no-transform"
 
 
+def test_too_many_sessions() -> None:
+    """The server's shortage is 503, the principal's own doing 429; both pass."""
+    assert [(r.status, r.code) for r in (refusals.crowded(), refusals.crowded(own_fault=True))] == [
+        (503, "full"),
+        (429, "full"),
+    ]
+
+
 def test_queries() -> None:
     """Members have defaults, Last-Event-ID stands above `ack`, and what is not decimal is named."""
     assert parse_query({}) == Query()
