@@ -1,7 +1,7 @@
 """The two real machines over a hostile network: every interleaving of small scopes, and long random walks.
 
 The search is breadth first, so what it reports is a shortest trace.  From every fourth state the faults stop and
-everything must arrive, or its loss be told on both sides.  CHANNELKIT_MODEL=large searches the large scopes too (minutes
+everything must arrive, or its loss be told on both sides.  CHANNELKIT_MODEL=large searches large scopes too (minutes
 and up to some GB each, convergence from every state); HYPOTHESIS_PROFILE=soak walks longer.
 """
 
