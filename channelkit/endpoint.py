@@ -270,10 +270,10 @@ class Endpoint:
             return refusals.draining(None)
         if self._owners.total() >= self._config.max_sessions:
             exchange.loop.tally.hit("max_sessions", "a session was not made")
-            return _too_many(503)
+            return refusals.crowded()
         if self._owners[owner] >= self._config.max_sessions_per_principal:
             exchange.loop.tally.hit("max_sessions_per_principal", f"{owner!r} has that many")
-            return _too_many(429)
+            return refusals.crowded(own_fault=True)
         secret = new_secret()
         machine = ServerSession(new_sid(), self._config, exchange.loop.time(), a=a)
         live = LiveSession(machine, request, exchange, principal, self._begin, self._over)
@@ -405,10 +405,6 @@ def _not_allowed(what: str) -> Response:
 
 def _not_offered(transport: str) -> Response:
     return Response(406, [*NO_STORE], f"This endpoint does not offer {transport}.\n")
-
-
-def _too_many(status: int) -> Refusal:
-    return Refusal(status, "full", "too many sessions", None, 5.0)
 
 
 def _checked(handler: Any, callbacks: Any) -> Handler | None:

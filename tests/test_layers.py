@@ -26,6 +26,7 @@ RULES = {
         "channelkit.channel",
         "channelkit._loop",
         "channelkit.spi",
+        "time",
     ),
     "asgi/": ("channelkit.server", "channelkit.transports", *LOOPS),
     "asgi/hosted/": ("channelkit.asgi.hosting",),

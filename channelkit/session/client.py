@@ -5,8 +5,8 @@ The rules that look odd are there because a shortest trace broke without them:
 * From sending an attach on, nothing is taken from older attachments (F8), and until its hello nothing above the
   number it presented is acknowledged elsewhere (F8b).
 * Numbers are given only after *this instance's own* first hello (F2).  A hello that has received more than this
-  instance ever numbered speaks of somebody else's numbers: lost (F3); and so does one that acknowledges while a
-  stranger held the session in between (F27).  A lower one is old news (F9b).
+  instance ever numbered speaks of somebody else's numbers: lost (F3); and so does one whose last was sent by an
+  instance that is not of this one's line (F27).  A lower one is old news (F9b).
 * A client that closes over HTTP ends its GET and only POSTs (F14).
 
 Use: `start(kind, now)`; then tell what happens, and do what comes back, in order.  After each call pull until None and
@@ -78,6 +78,8 @@ class Saved:
     sent: int
     acked: int
     frames: tuple[Numbered, ...] = field(repr=False)
+    line: int | None = None  # the last instance of this line that had its own hello
+    verified: int = 0  # the highest number known to be this line's in the server's hands
 
     def __repr__(self) -> str:
         return f"Saved(sid={self.sid!r}, a={self.a}, recv={self.recv}, sent={self.sent})"  # never the secret
@@ -104,7 +106,6 @@ class ClientSession:
         "_candidate",
         "_candidate_since",
         "_close_at",
-        "_closed_by_post",
         "_contacted",
         "_creating",
         "_drained",
@@ -130,7 +131,7 @@ class ClientSession:
         "jitter",
         "kind",
         "link",
-        "predecessor",
+        "line",
         "presented",
         "receiver",
         "secret",
@@ -138,6 +139,7 @@ class ClientSession:
         "sid",
         "terms",
         "uplink",
+        "verified",
     )
 
     def __init__(
@@ -153,7 +155,8 @@ class ClientSession:
         self.config = config
         self.jitter = jitter
         self.a = a
-        self.predecessor = saved.a if saved else None
+        self.line = saved.line if saved else None
+        self.verified = saved.verified if saved else 0
         self.sid, self.secret = (saved.sid, saved.secret) if saved else (sid, secret)
         self.terms = FIRST_TERMS
         recv = saved.recv if saved else 0
@@ -179,7 +182,6 @@ class ClientSession:
         self._wait = 0.0
         self._contacted = self._alone = 0.0
         self._close_at = NEVER
-        self._closed_by_post = False
         self._told = recv  # the highest recv the server was surely, or by a WebSocket, told
         self._told_bytes = 0
         self._ack_at = NEVER
@@ -224,7 +226,9 @@ class ClientSession:
         assert self.sid is not None
         sender = self.sender
         frames = tuple(sender.frames)
-        return Saved(self.sid, self.secret, self.a, self.receiver.recv, sender.sent, sender.acked, frames)
+        line = self.a if self.had_hello else self.line
+        recv = self.receiver.recv
+        return Saved(self.sid, self.secret, self.a, recv, sender.sent, sender.acked, frames, line, self.verified)
 
     # -- attaching -----------------------------------------------------------------------------------------------------
 
@@ -234,7 +238,6 @@ class ClientSession:
         self._contacted = self._alone = now
         if self.closing is not None:
             self._close_at = now + self.terms.grace
-            self._closed_by_post = kind is not Kind.WEBSOCKET
         actions: Actions = []
         self._connect(now, actions)
         return actions
@@ -354,10 +357,13 @@ class ClientSession:
 
     def _is_ours(self, hello: Hello) -> bool:
         """Whether the numbers hello has received can only be this instance's and its predecessors'."""
-        if hello.recv > self.sender.sent:
+        have = hello.recv if hello.have is None else hello.have
+        if have > self.sender.sent:
             return False
-        known = (None, self.a, self.predecessor)
-        return self.had_hello or hello.recv <= self.sender.acked or hello.was in known
+        if self.had_hello or have <= max(self.sender.acked, self.verified):
+            return True
+        self.verified = have
+        return hello.by in (None, self.a, self.line)
 
     def _first_hello(self, hello: Hello, actions: Actions) -> None:
         """From here on this instance may number, within the terms it was told."""
@@ -427,9 +433,6 @@ class ClientSession:
         if self.ending is None:
             if status == 409 and code in (None, "superseded"):
                 self._over("superseded", "network", 1006, "another instance took over", now, actions)
-            elif status == 410 and code == ENDED and self.closing is not None:
-                # Two ends crossed: both sides have closed, and `ack` has told what is not in the other's inbox.
-                self._over(ENDED, "local", self.closing.code, self.closing.reason, now, actions)
             elif status in (400, 403, 404, 410, 413):
                 self._over(LOST, "network", 1006, code or "", now, actions)
         return self.ending is not None
@@ -507,7 +510,7 @@ class ClientSession:
     @property
     def _only_posts(self) -> bool:
         """Closing over HTTP: the GET is ended, and the rest and the end are POSTed (F14)."""
-        return self.closing is not None and self._closed_by_post and self.had_hello
+        return self.closing is not None and self.kind is not Kind.WEBSOCKET and self.had_hello
 
     @property
     def _may_post(self) -> bool:
@@ -657,7 +660,6 @@ class ClientSession:
             return actions
         self.closing = self.sender.end(code, reason)
         self._close_at = now + (self.terms.grace if timeout is None else timeout)
-        self._closed_by_post = self.kind is not Kind.WEBSOCKET
         if self.receiver.stop() is not None:  # the peer's end was here already: both are closed
             self._over(ENDED, "local", code, reason, now, actions)
             return actions

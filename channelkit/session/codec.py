@@ -76,9 +76,11 @@ def hello_members(hello: Hello) -> dict[str, object]:
         members["secret"] = hello.secret
     if hello.a is not None:
         members["a"] = hello.a
-    if hello.was is not None:
-        members["was"] = hello.was
+    if hello.by is not None:
+        members["by"] = hello.by
     members["recv"] = hello.recv
+    if hello.have is not None:
+        members["have"] = hello.have
     if (terms := hello.terms) is not None:
         members |= {"window": [terms.window, terms.window_bytes], "max": terms.max_message}
         members |= {"ping": _short(terms.ping), "grace": _short(terms.grace)}
@@ -108,8 +110,9 @@ def read_server_hello(value: object) -> Hello:
             ping=_seconds(members.get("ping"), "ping"),
             grace=_seconds(members.get("grace"), "grace"),
         )
-    a, was = (_number(members[name], name, 1) if name in members else None for name in ("a", "was"))
-    return Hello(recv, _optional_text(members, "sid"), a, terms, was, _optional_text(members, "secret"))
+    a, by = (_number(members[name], name, 1) if name in members else None for name in ("a", "by"))
+    have = _number(members["have"], "have", 0) if "have" in members else None
+    return Hello(recv, _optional_text(members, "sid"), a, terms, by, have, _optional_text(members, "secret"))
 
 
 def read_client_hello(value: object) -> ClientHello:

@@ -93,7 +93,8 @@ class Hello:
     sid: str | None = None
     a: int | None = None
     terms: Terms | None = None
-    was: int | None = None  # the instance that held the session before `a`
+    by: int | None = None  # the instance that sent the highest number taken
+    have: int | None = None  # the highest number taken, where it is above `recv`
     secret: str | None = None  # in the answer to a creation, and nowhere else
 
     def __repr__(self) -> str:

@@ -95,6 +95,16 @@ class Receiver:
             return end
         return None
 
+    def forget_hold(self) -> None:
+        """Take back what did not reach the inbox: its numbers are free again.
+
+        A new instance does not know what an older one sent last; it would have its own message taken for a
+        duplicate of one that is still held here (F28).
+        """
+        self.hold.clear()
+        self.have = self.recv + len(self.unprocessed)
+        self.taken_bytes = sum(self.unprocessed)
+
     def stop(self) -> End | None:
         """Take nothing more: what is held was not acknowledged and never will be.  The end, if one was held."""
         last = self.hold[-1] if self.hold else None

@@ -114,6 +114,7 @@ class ServerSession:
         "_told_bytes",
         "a",
         "attachment",
+        "by",
         "closing",
         "config",
         "ending",
@@ -122,14 +123,13 @@ class ServerSession:
         "sender",
         "sid",
         "spread",
-        "was",
     )
 
     def __init__(self, sid: str, config: SessionConfig, now: float, *, a: int = 1, spread: float = 0.5) -> None:
         self.sid = sid
         self.config = config
         self.a = a
-        self.was = a  # the instance that held the session before this one (F27)
+        self.by: int | None = None  # the instance that sent the highest number taken (F27)
         self.spread = spread
         self.sender = Sender(config.window, config.window_bytes)
         self.receiver = Receiver(config.window, config.window_bytes, by_processing=config.ack == "processed")
@@ -173,7 +173,8 @@ class ServerSession:
         """The whole hello; with `secret` the body of a creation's 201."""
         config = self.config
         terms = Terms(config.window, config.window_bytes, config.max_message, config.ping, config.grace)
-        return Hello(self.receiver.recv, self.sid, self.a, terms, self.was, secret)
+        recv, have = self.receiver.recv, self.receiver.have
+        return Hello(recv, self.sid, self.a, terms, self.by, have if have > recv else None, secret)
 
     def has_room(self, size: int) -> bool:
         """Whether a message of `size` bytes may be numbered now."""
@@ -195,7 +196,8 @@ class ServerSession:
         actions: Actions = []
         superseded = a > self.a
         if superseded:
-            self.was, self.a = self.a, a
+            self.a = a
+            self.receiver.forget_hold()
         self._acknowledge(ack, now, actions)
         if self.ending is not None:
             return Refused(refusals.over(self.ending.outcome, self.receiver.recv), actions)
@@ -288,12 +290,18 @@ class ServerSession:
             if isinstance(frame, End):
                 self._both_closed(frame, now, actions)
             return
-        taken = self.receiver.take(frame)
+        taken = self._take(frame)
         if taken is Take.DUPLICATE:
             self._ack_at = min(self._ack_at, now + self.config.ack_delay)
         elif taken is not Take.TAKEN:
             detail = "a gap in the numbers" if taken is Take.GAP else "beyond the window"
             self.broke(current.number, 1008, detail, now, actions)
+
+    def _take(self, frame: Numbered) -> Take:
+        taken = self.receiver.take(frame)
+        if taken is Take.TAKEN:
+            self.by = self.a
+        return taken
 
     def broke(self, attachment: int, code: int, reason: str, now: float, actions: Actions | None = None) -> Actions:
         """The peer broke the protocol on this attachment, which ends; the session remains."""
@@ -353,7 +361,7 @@ class ServerSession:
             return Refused(refusals.over(self.ending.outcome, self.receiver.recv), actions)
         outcome = Take.TAKEN
         for frame in frames:
-            taken = self.receiver.take(frame)
+            taken = self._take(frame)
             if taken in (Take.GAP, Take.NO_ROOM):
                 outcome = taken
                 break
@@ -423,8 +431,6 @@ class ServerSession:
         self._write(self.closing, now, actions)
         if crossed is not None:
             self._both_closed(crossed, now, actions)
-        elif not self._started:
-            self._end(ENDED, "local", code, reason, now, actions)  # nobody ever came, and nobody is told
         return actions
 
     def kill(self, code: int, reason: str, now: float) -> Actions:
@@ -563,7 +569,12 @@ class ServerSession:
         return self._told
 
     def _both_closed(self, end: End, now: float, actions: Actions) -> None:
-        """The peer's end, seen while closing: both are closed (F16).  It is not acknowledged by number."""
+        """The peer's end, seen while closing: both are closed (F16).
+
+        It is acknowledged if everything before it was: then the peer's close is clean too.
+        """
+        if end.n == self.receiver.recv + 1:
+            self.receiver.recv = end.n
         own = self.closing or end
         self._end(ENDED, "local", own.code, own.reason, now, actions)
 
