@@ -584,7 +584,8 @@ class World:
         server, client = self.server.ending, newest.machine.ending
         arrived = newest.got == self.sent and self.got == newest.sent
         assert arrived or (server is not None and client is not None), "something is missing, and nobody was told"
-        if self._instance(self.server.a).got != self.sent:
+        holder = self._instance(self.server.a)
+        if holder is not None and holder.got != self.sent:
             assert server is not None
             assert not server.clean, "the server's loss was not told"
         if self.got[: len(newest.sent)] != newest.sent:
