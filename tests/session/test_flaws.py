@@ -328,7 +328,7 @@ def test_f15_one_end_suffices() -> None:
     attach(session, kind=EVENTS)
     session.send("m", 0.0)
     closing = session.close(1000, "bye", 0.0)
-    assert isinstance(closing[-2], act.Finish)  # behind the end the response ends, so that it comes again
+    assert isinstance(closing[-1], act.Finish)  # behind the end the response ends, so that it comes again
     assert refusal(session.attach(EVENTS, 1, 2, 0.5)) == (410, "ended")
     assert session.ending is not None
     assert (session.ending.outcome, session.ending.by, session.ending.clean) == ("ended", "local", True)

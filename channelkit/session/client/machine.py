@@ -53,7 +53,7 @@ class ClientSession(ClientState):
         if not self.attaching.creating or self.ending is not None:
             return actions
         self.attaching.creating = False
-        self.attaching.contacted = now
+        self.attaching.contact(now)
         self.instance.named(hello)
         self._first_hello(hello, actions)
         self.attaching.connect(now, actions)
@@ -169,7 +169,7 @@ class ClientSession(ClientState):
         attaching = self.attaching
         if not attaching.counts(attachment) or self.ending is not None:
             return actions
-        attaching.contacted = now
+        attaching.contact(now)
         if attaching.link is Link.UP:  # behind a hello any close is a detach
             attaching.lost(now, actions, drop=False)
             return actions
@@ -188,9 +188,9 @@ class ClientSession(ClientState):
         if self.uplink.in_flight is None or self.uplink.in_flight.number != number:
             return actions
         post = self.uplink.landed()
-        self.attaching.contacted = now
+        self.attaching.contact(now)
         if self.saying.farewell:
-            self._drain(actions)
+            self._said_farewell(post, now, actions)
         if self.ending is not None:
             return actions
         if status == 200 and ack is not None and ack <= self.sender.sent:
