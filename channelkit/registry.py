@@ -65,7 +65,7 @@ def _check_ways(transport: SessionTransport) -> None:
 
 def unregister(name: str) -> None:
     """Take the transport called `name` away; ConfigError if there is none."""
-    if all(one.name != name for one in (*_transports, *_carrying)):
+    if name not in {one.name for one in _transports} | {one.name for one in _carrying}:
         raise ConfigError(f"no transport named {name!r} is registered")
     _transports[:] = [one for one in _transports if one.name != name]
     _carrying[:] = [one for one in _carrying if one.name != name]

@@ -312,6 +312,7 @@ class Visit(Protocol):
     request: Request
     exchange: HttpExchange
     config: SessionConfig
+    fields: tuple[tuple[str, str], ...]  # for a head that `carry` writes itself: what lets other sites' pages read it
 
     def query(self, last_event_id: str | None = None) -> Query:
         """What the request presents: `a`, `ack`, `wait`.  Raises BadMessage, which the endpoint answers with 400."""
@@ -336,7 +337,7 @@ class SessionTransport(Protocol):
 
     @property
     def ways(self) -> tuple[str, ...]:
-        """It serves /ck/SID/WAY for each of these; 1 to 15 of a-z, 0-9, - and _, a letter first.  An attribute will do."""
+        """It serves /ck/SID/WAY for each (an attribute will do): 1 to 15 of a-z, 0-9, - and _, a letter first."""
         ...
 
     def carry(self, visit: Visit, way: str) -> Any:

@@ -6,10 +6,13 @@ The decisions themselves are pure (`session.admission`); here their facts are re
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-from channelkit.http import Request
+from channelkit._lifecycle import logger
+from channelkit.errors import BadRequest
+from channelkit.http import Request, Response
+from channelkit.responding import SERVER_ERROR
 from channelkit.session import admission
 from channelkit.session.refusals import Refusal
 
@@ -21,9 +24,9 @@ Authenticate = Callable[[Request], Any]
 class Admission:
     """The door of one endpoint."""
 
-    def __init__(self, authenticate: Authenticate | None, origins: Iterable[str] | None) -> None:
+    def __init__(self, authenticate: Authenticate | None, origins: frozenset[str]) -> None:
         self._authenticate = authenticate
-        self._origins = frozenset(origins or ())
+        self._origins = origins
 
     def origin(self, request: Request, *, by_cookie: bool) -> Refusal | None:
         """Before any look-up: may a page of this origin use the endpoint?"""
@@ -41,8 +44,14 @@ class Admission:
         """Whatever the application's `authenticate` makes of the request; a Response of its refuses it."""
         if self._authenticate is None:
             return None
-        result = self._authenticate(request)
-        return await result if inspect.isawaitable(result) else result
+        try:
+            result = self._authenticate(request)
+            return await result if inspect.isawaitable(result) else result
+        except BadRequest:
+            raise
+        except Exception:  # answered here, so that a page of another site can read it
+            logger.exception("authenticate raised on %r; answered 500", request)
+            return Response(500, SERVER_ERROR.headers, SERVER_ERROR.body)
 
 
 def credential(request: Request) -> tuple[str | None, bool]:

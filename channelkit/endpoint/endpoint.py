@@ -17,10 +17,11 @@ from channelkit.channel import Channel
 from channelkit.config import SessionConfig
 from channelkit.endpoint.addresses import Address, parse_address
 from channelkit.endpoint.admission import COOKIE, Admission, Authenticate, credential
+from channelkit.endpoint.cors import Cors, Fields, checked_origins, is_preflight, with_fields
 from channelkit.endpoint.table import Sessions
 from channelkit.endpoint.uplink import post
 from channelkit.endpoint.visit import Visit
-from channelkit.errors import BadMessage, ConfigError, NotAvailable
+from channelkit.errors import BadMessage, BadRequest, ConfigError, NotAvailable
 from channelkit.handlers import make_channel, unanswered
 from channelkit.http import Request, Response
 from channelkit.session import refusals
@@ -45,7 +46,7 @@ class Endpoint:
     the built-in three, and by their names those of other packages (`spi.SessionTransport`).
     `session` is a `SessionConfig`.  `authenticate(request)`, awaited if need be, gives the principal of every request
     (hashable; None: nobody in particular), or a Response that refuses it; a session belongs to the principal that
-    made it.  `origins` are those of other sites whose pages may use this endpoint ("*": all).
+    made it.  `origins` are those of other sites whose pages may use this endpoint ("*": all, but without cookies).
 
     Any number of requests may run at once, on one event loop.  Raises ConfigError for options that cannot work.
     """
@@ -67,7 +68,9 @@ class Endpoint:
         config = session or SessionConfig()
         if config.ack == "processed":
             raise NotAvailable("ack='processed' is not in this version; leave it at 'inbox'")
-        self._admission = Admission(authenticate, origins)
+        listed = checked_origins(origins)
+        self._admission = Admission(authenticate, listed)
+        self._cors = Cors(listed, config.preflight_age)
         self._callbacks: dict[str, Any] = {"on_open": on_open, "on_receive": on_receive, "on_close": on_close}
         self._sessions = Sessions(config, self._begin)
 
@@ -89,28 +92,47 @@ class Endpoint:
 
     async def __call__(self, request: Request) -> Any:
         """Serve one request; returns what the handler of the server returns."""
+        fields = self._cors.fields(request)
+        try:
+            answer = await self._answer(request, fields)
+        except BadRequest as error:
+            error.fields = fields
+            raise
+        return with_fields(answer, fields) if isinstance(answer, Response) else answer
+
+    async def _answer(self, request: Request, fields: Fields) -> Any:
         address = parse_address(request.path)
+        if is_preflight(request):
+            methods = "GET" if address is None else address.methods
+            return self._cors.preflight(request, methods) or self._foreign(request, refusals.origin())
         secret, by_cookie = (None, False) if address is None else credential(request)
         if (refusal := self._admission.origin(request, by_cookie=by_cookie)) is not None:  # before any look-up
-            return refusal_response(refusal)
+            return self._foreign(request, refusal)
         if address is None:
-            return await self._connection(request)
+            return await self._connection(request, fields)
         principal = await self._admission.principal(request)
         if isinstance(principal, Response):
             return principal
         try:
-            return await self._session_request(request, address, secret, principal)
+            return await self._session_request(request, address, fields, secret, principal)
         except BadMessage as error:
             return refusal_response(refusals.malformed(error))
 
+    def _foreign(self, request: Request, refusal: Refusal) -> Response:
+        """A page that may not: it learns next to nothing, so the log says what to do."""
+        origin = request.headers.get("origin", "none, with a cookie")[:100]
+        text = f"{request.method} from origin {origin!r}; if it may, name it in origins=[...] of the Endpoint"
+        unanswered(request).loop.tally.hit("origin", text)
+        return refusal_response(refusal)
+
     # -- connection-scoped channels
 
-    async def _connection(self, request: Request) -> Any:
+    async def _connection(self, request: Request, fields: Fields) -> Any:
         if request.is_websocket and "websocket" in self._transports and SUBPROTOCOL not in request.subprotocols:
             return await self._channel(request)
         accepts_events = "text/event-stream" in request.headers.get("accept", "")
         if request.method == "GET" and accepts_events and "http_stream" in self._transports:
-            return await self._channel(request, framing="sse")
+            return await self._channel(request, "sse", fields)
         return self._offer(request)
 
     def _offer(self, request: Request) -> Response:
@@ -123,11 +145,11 @@ class Endpoint:
             headers += [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
         return Response(status, headers, text)
 
-    async def _channel(self, request: Request, framing: str | None = None) -> Any:
+    async def _channel(self, request: Request, framing: str | None = None, fields: Fields = ()) -> Any:
         principal = await self._admission.principal(request)
         if isinstance(principal, Response):
             return principal
-        channel = make_channel(request, framing=framing, origins=("*",), quiet=True)  # judged already
+        channel = make_channel(request, headers=fields, framing=framing, origins=("*",), quiet=True)  # judged already
         self._open(channel)
         if self._handler is not None:
             await self._run(channel)
@@ -150,9 +172,11 @@ class Endpoint:
 
     # -- sessions
 
-    async def _session_request(self, request: Request, address: Address, secret: str | None, principal: Any) -> Any:
+    async def _session_request(
+        self, request: Request, address: Address, fields: Fields, secret: str | None, principal: Any
+    ) -> Any:
         if address.way is not None:
-            return await self._carry(request, address, secret, principal)
+            return await self._carry(address, Visit(request, self._sessions, address.sid, fields, secret, principal))
         if request.method not in address.methods.split(", "):
             return _not_allowed(address)
         if address.sid is None:
@@ -166,17 +190,17 @@ class Endpoint:
             return Response(204, [*NO_STORE]) if refusal is None else refusal_response(refusal)
         return await post(request, found, query)
 
-    async def _carry(self, request: Request, address: Address, secret: str | None, principal: Hashable) -> Any:
+    async def _carry(self, address: Address, visit: Visit) -> Any:
         """A connection that wants to carry a session."""
         way = address.way
         transport = next((one for one in registry.session_transports() if way in one.ways), None)
         if transport is None or way is None or (address.sid is None and not transport.hello_first):
-            return self._offer(request)
-        if request.method != "GET":
+            return self._offer(visit.request)
+        if visit.request.method != "GET":
             return _not_allowed(address)
         if transport.name not in self._transports:
             return Response(406, [*NO_STORE], f"This endpoint does not offer {transport.name}.\n")
-        answer = transport.carry(Visit(request, self._sessions, address.sid, secret, principal), way)
+        answer = transport.carry(visit, way)
         return await answer if inspect.isawaitable(answer) else answer
 
     def _create(self, request: Request, principal: Hashable) -> Response:

@@ -11,6 +11,7 @@ from channelkit.session.refusals import Refusal
 
 if TYPE_CHECKING:
     from channelkit.config import SessionConfig
+    from channelkit.endpoint.cors import Fields
     from channelkit.endpoint.table import Sessions
     from channelkit.http import Request
     from channelkit.session.frames import ClientHello
@@ -21,10 +22,17 @@ class Visit:
     """`sid` is that of the address, None where a new session is asked for; the rest is as `spi.Visit` says."""
 
     def __init__(
-        self, request: Request, sessions: Sessions, sid: str | None, secret: str | None, principal: Hashable
+        self,
+        request: Request,
+        sessions: Sessions,
+        sid: str | None,
+        fields: Fields,
+        secret: str | None,
+        principal: Hashable,
     ) -> None:
         self.request = request
         self.exchange = unanswered(request)
+        self.fields = fields
         self.config: SessionConfig = sessions.config
         self._sessions = sessions
         self._sid = sid

@@ -57,7 +57,8 @@ class StreamSessions:
             refused: Refusal | None = session
         else:
             kind = Kind.EVENTS if events else Kind.STREAM
-            refused = StreamCarrier(session, visit.exchange, kind, query.ack).begin(query.a, query.ack)
+            carrier = StreamCarrier(session, visit.exchange, kind, query.ack, visit.fields)
+            refused = carrier.begin(query.a, query.ack)
         if refused is None:
             return ANSWERED
         return events_refusal(refused, query.ack) if events else refusal_response(refused)
@@ -66,10 +67,18 @@ class StreamSessions:
 class StreamCarrier:
     """One streaming response.  `spi.Listener` of its exchange, and the session's carrier until either ends."""
 
-    def __init__(self, session: Session, exchange: HttpExchange, kind: Kind, presented: int) -> None:
+    def __init__(
+        self,
+        session: Session,
+        exchange: HttpExchange,
+        kind: Kind,
+        presented: int,
+        fields: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         self._session = session
         self._exchange = exchange
         self._kind = kind
+        self._fields = fields
         self._number: int | None = None
         self._encode: Callable[[Frame], bytes] = encode_line
         if kind is Kind.EVENTS:
@@ -93,7 +102,7 @@ class StreamCarrier:
     def write(self, frames: tuple[Frame, ...]) -> None:
         if not self._exchange.started:
             content_type = EVENTS if self._kind is Kind.EVENTS else NDJSON
-            self._exchange.start(200, [content_type, *UNBUFFERED], None)
+            self._exchange.start(200, [content_type, *UNBUFFERED, *self._fields], None)
         self._exchange.write(HttpWire(b"".join(map(self._encode, frames))))
 
     def finish(self, action: Finish) -> None:
