@@ -32,7 +32,8 @@ from channelkit.session.frames import SUBPROTOCOL
 from channelkit.session.query import parse_query
 from channelkit.session.refusals import Refusal
 from channelkit.status import CloseStatus
-from channelkit.transports.session import LiveSession, SessionChannel
+from channelkit.transports.session import LiveSession
+from channelkit.transports.session_channel import SessionChannel
 from channelkit.transports.session_http import NO_STORE, refusal_response
 
 TRANSPORTS = ("websocket", "http_stream", "long_poll")
@@ -68,8 +69,6 @@ class Endpoint:
         self._handler = _checked(handler, on_open or on_receive)
         self._transports = _names(transports)
         config = session or SessionConfig()
-        if config.ack == "processed":
-            raise NotAvailable("ack='processed' is not in this version; leave it at 'inbox'")
         listed = checked_origins(origins)
         failures = Failures(config.failed_credentials, config.failure_interval, config.failing_addresses)
         self._admission = Admission(authenticate, listed, failures)
@@ -170,6 +169,8 @@ class Endpoint:
         try:
             async with channel:
                 await self._handler(channel)
+                if isinstance(channel, SessionChannel):
+                    channel.handled()
         except Exception:
             logger.exception("the handler of %r raised; closed with 1011", channel)
         finally:

@@ -11,7 +11,8 @@ from channelkit.session import admission, refusals
 from channelkit.session.identity import digest, matches, new_secret, new_sid
 from channelkit.session.refusals import Refusal
 from channelkit.session.server import ServerSession
-from channelkit.transports.session import LiveSession, SessionChannel
+from channelkit.transports.session import LiveSession
+from channelkit.transports.session_channel import SessionChannel
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop
