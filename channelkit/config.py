@@ -166,6 +166,10 @@ class SessionConfig:
     max_sessions_per_principal: int = 1000  # the same for one principal, or one address without principals.  More: 429
     fruitless_attaches: int = 10  # within attach_interval, close together, acknowledging nothing: then 429
     attach_interval: float = 10.0
+    failed_credentials: int = 1000  # of one address (IPv6: one /64) within failure_interval: every session that it may
+    # have, come back after a restart with a secret nobody knows any more.  Then only right secrets pass, others get 429
+    failure_interval: float = 60.0
+    failing_addresses: int = 10000  # remembered at once, some 200 bytes each
     preflight_age: int = 600  # s that a page goes by a preflight's answer: not one a POST; `origins` may change
 
     def __post_init__(self) -> None:
