@@ -56,4 +56,3 @@ def _address(ip: str) -> str:
     if ip in ("0.0.0.0", "::"):
         return "127.0.0.1"
     return f"[{ip}]" if ":" in ip else ip
-

@@ -15,7 +15,7 @@ import anyio
 
 from channelkit.errors import ConfigError, LifespanFailed
 from channelkit.server.run import serve
-from channelkit.workers.job import READY, START_FAILED, Job, unpacked
+from channelkit.workers.job import READY, START_FAILED, unpacked
 from channelkit.workers.target import load
 
 logger = logging.getLogger("channelkit")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
-from channelkit.config import Config, ServerOptions
+from channelkit.config import OF_LISTENERS, ServerOptions
 from channelkit.errors import ConfigError
+from channelkit.listen import Listen
+from channelkit.server.listener import Opened, open_all
 from channelkit.server.run import checked_config
 from channelkit.workers.job import Job
 from channelkit.workers.reloading import watching
 from channelkit.workers.supervisor import Supervisor
+
+_PLACES = ("ip", "port", "listen", "reuse_port")  # what the sockets that workers inherit have settled
+
+logger = logging.getLogger("channelkit")
 
 
 def run_workers(
@@ -51,12 +56,13 @@ def run_workers(
     logging.basicConfig(**logs)
     opened = open_all(config)
     try:
+        inherited = [_inherited(listen, one) for listen, one in zip(config.listeners, opened, strict=True)]
         job = Job(
             target=target,
             app_dir=app_dir,
             asgi=asgi,
             backend=backend,
-            options={**options, "listen": [_inherited(listen, one) for listen, one in zip(config.listeners, opened)]},
+            options={**{name: options[name] for name in options if name not in _PLACES}, "listen": inherited},  # type: ignore[literal-required]
             logging=logs,
         )
         within = config.drain_timeout + config.handler_cleanup_timeout + config.lifespan_timeout

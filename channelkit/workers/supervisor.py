@@ -20,8 +20,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any
 
+from channelkit.server import systemd
 from channelkit.workers.job import READY, START_FAILED, Job
 
 logger = logging.getLogger("channelkit")
@@ -47,20 +47,24 @@ class Worker:
         theirs = (job_read, ready_write, leash_read)
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "channelkit.workers.process", *map(str, theirs)],
+                [sys.executable, "-P", "-m", "channelkit.workers.process", *map(str, theirs)],
                 pass_fds=(*theirs, *sockets),
                 process_group=0,  # a Ctrl-C at the terminal is ours alone: two signals would mean "cut"
-                env={k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID")},
+                env={
+                    k: v
+                    for k, v in os.environ.items()
+                    if k not in ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+                },
             )
         finally:
             for descriptor in theirs:
                 os.close(descriptor)
-        with open(job_write, "wb") as pipe:  # noqa: SIM117  (a worker that is gone already: its death is seen elsewhere)
+        with open(job_write, "wb") as pipe:
             try:
                 pipe.write(job)
                 pipe.flush()
             except BrokenPipeError:
-                pass
+                pass  # it is gone already; that is seen elsewhere
 
     def __repr__(self) -> str:
         return f"worker {self.number} (process {self.process.pid})"
@@ -104,7 +108,6 @@ class Supervisor:
         *,
         stop_within: float,
         watch: Callable[[Callable[[str], None]], Callable[[], None]] | None = None,
-        notify: Callable[[str], None] = lambda state: None,
     ) -> None:
         self._job = job.packed()
         self._sockets = [sock.fileno() for sock in sockets]
@@ -113,7 +116,6 @@ class Supervisor:
         self._rolling: list[Slot] = []  # whose worker is still to be replaced
         self._stop_within = stop_within
         self._watch = watch
-        self._notify = notify
         self._selector = selectors.DefaultSelector()
         self._signals: list[int] = []
         self._stopping = False
@@ -197,7 +199,7 @@ class Supervisor:
         if number == signal.SIGHUP:
             if not self._stopping:
                 logger.info("replacing the workers one by one")
-                self._notify("RELOADING=1")
+                systemd.reloading()
                 self._rolling = list(self._slots)
             return
         logger.info("%s: stopping", name)
@@ -210,7 +212,7 @@ class Supervisor:
     def _stop(self) -> None:
         self._stopping = True
         self._rolling.clear()
-        self._notify("STOPPING=1")
+        systemd.notify(systemd.STOPPING)
         self._kill_at = time.monotonic() + self._stop_within + KILL_MARGIN
         for worker in self._living():
             self._retire(worker)
@@ -243,9 +245,8 @@ class Supervisor:
                     self._retiring.add(slot.worker)
                     self._retire(slot.worker)
                 slot.worker, slot.successor = worker, None
-        if all(slot.worker is not None and slot.worker.ready for slot in self._slots):
-            if not self._rolling:
-                self._notify("READY=1")
+        if not self._rolling and all(slot.worker is not None and slot.worker.ready for slot in self._slots):
+            systemd.notify(systemd.READY)
 
     # -- coming and going
 

@@ -59,7 +59,9 @@ def _handler(target: str, found: Any, asgi: bool) -> Handler:
     if asgi:
         return ASGIHandler(found)
     if not callable(found):
-        raise TargetError(f"{target} is {_article(type(found).__name__)}, not a handler: async def handler(request): ...")
+        raise TargetError(
+            f"{target} is {_article(type(found).__name__)}, not a handler: async def handler(request): ..."
+        )
     if looks_like_asgi(found):
         raise TargetError(f"{target} looks like an ASGI application, not a handler; --asgi serves it")
     return checked_handler(found)
@@ -71,9 +73,7 @@ def looks_like_asgi(found: Any) -> bool:
         parameters = inspect.signature(found).parameters.values()
     except (TypeError, ValueError):
         return False
-    needed = [
-        p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
+    needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return len(needed) == 3
 
 
