@@ -54,6 +54,7 @@ def run_workers(
     logs: dict[str, Any] = {"level": log_level.upper(), "format": "%(asctime)s [%(process)d] %(levelname)s %(message)s"}
     watch = watching(reload) if reload else None
     logging.basicConfig(**logs)
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # we say ourselves what changed
     opened = open_all(config)
     try:
         inherited = [_inherited(listen, one) for listen, one in zip(config.listeners, opened, strict=True)]
