@@ -73,6 +73,7 @@ class Config:
     close_timeout: float = 10.0  # from our close frame to the peer's reply, then TCP is closed
     linger_timeout: float = 2.0  # after the last byte: reading away what a peer still sends, so it gets the answer
     half_closed_timeout: float = 30.0  # a peer hung up while we had stopped reading: how long its rest is kept
+    drain_timeout: float = 10.0  # at SIGTERM or SIGINT: for running requests; below the 30 s until orchestrators kill
     handler_cleanup_timeout: float = 5.0  # after drain's deadline: for on_close callbacks and `finally` blocks
     lifespan_timeout: float = 60.0  # after the drain, for the shutdown of an application or `lifespan=` (hypercorn's)
     slow_callback: float = 0.1  # a synchronous callback on the loop that takes longer is logged
@@ -127,7 +128,7 @@ class Config:
 
     def at(self, listen: Listen) -> Config:
         """The configuration of the connections that come by one listener."""
-        given = {name: getattr(listen, name) for name in _OF_LISTENERS}
+        given = {name: getattr(listen, name) for name in OF_LISTENERS}
         changed = {name: value for name, value in given.items() if value is not None}
         return dataclasses.replace(self, listen=None, **changed)
 
@@ -220,6 +221,7 @@ class ServerOptions(TypedDict, total=False):
     close_timeout: float
     linger_timeout: float
     half_closed_timeout: float
+    drain_timeout: float
     handler_cleanup_timeout: float
     lifespan_timeout: float
     slow_callback: float
@@ -227,7 +229,7 @@ class ServerOptions(TypedDict, total=False):
 
 
 #: What a `Listen` may have of its own.
-_OF_LISTENERS = ("backlog", "reuse_port", "proxy_protocol", "forwarded", "trusted_proxies")
+OF_LISTENERS = ("backlog", "reuse_port", "proxy_protocol", "forwarded", "trusted_proxies")
 
 
 _ZERO_ALLOWED = frozenset({"port"})
