@@ -19,10 +19,11 @@ from channelkit._loop import Loop, open_loop
 from channelkit.config import Config, ServerOptions
 from channelkit.errors import ConfigError, NotAvailable
 from channelkit.responding import Handler, checked_handler
+from channelkit.server import systemd
 from channelkit.server.core import ServerCore
 from channelkit.server.lifespan import Lifespan, lifespan_of, living
-from channelkit.server.listener import listen
-from channelkit.server.pump.reactor import Listener, Reactor
+from channelkit.server.listener import Opened, open_all
+from channelkit.server.pump.reactor import Reactor
 from channelkit.wire.http1_responses import BUSY
 
 Status = Literal["starting", "running", "stopping", "stopped"]
@@ -33,7 +34,10 @@ class Server:
 
     def __init__(self) -> None:
         self._status: Status = "starting"
+        self._opened: list[Opened] = []
+        self._addresses: tuple[str, ...] = ()
         self._port = 0
+        self._owns_process = False
         self._core: ServerCore | None = None
         self._loop: Loop | None = None
         self._stop_requested = False
@@ -45,12 +49,20 @@ class Server:
         self._error: BaseException | None = None
 
     def __repr__(self) -> str:
-        return f"<channelkit server on port {self._port}, {self._status}>"
+        return f"<channelkit server on {', '.join(self._addresses) or 'nothing'}, {self._status}>"
 
     @property
     def port(self) -> int:
-        """The port it listens on; the one the system chose, if 0 was asked for."""
+        """The TCP port it listens on, the first of several; the one the system chose, if 0 was asked for.
+
+        0 if it listens on UNIX sockets only.
+        """
         return self._port
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Everything it listens on, in the order of the options: `http://127.0.0.1:8090`, `unix:/run/app.sock`."""
+        return self._addresses
 
     @property
     def status(self) -> Status:
@@ -132,19 +144,20 @@ class Server:
     async def _listen(
         self, handler: Handler, config: Config, handle_signals: bool, task_status: TaskStatus[Server]
     ) -> None:
-        sock = listen(config.ip, config.port, config.backlog)
-        self._port = sock.getsockname()[1]
+        self._opened = open_all(config)
+        self._addresses = tuple(map(str, self._opened))
+        self._port = next((one.port for one in self._opened if one.port), 0)
         self._wanted = anyio.Event()
         try:
             async with open_loop() as loop:
                 self._loop = loop
                 reactor = Reactor(loop, config)
                 try:
-                    await self._serve(reactor, loop, handler, config, sock, handle_signals, task_status)
+                    await self._serve(reactor, loop, handler, config, handle_signals, task_status)
                 finally:
                     reactor.close()
         finally:
-            sock.close()
+            self._stop_listening()
 
     async def _serve(
         self,
@@ -152,7 +165,6 @@ class Server:
         loop: Loop,
         handler: Handler,
         config: Config,
-        sock: Any,
         handle_signals: bool,
         task_status: TaskStatus[Server],
     ) -> None:
@@ -160,25 +172,35 @@ class Server:
             core = self._core = ServerCore(handler, config, loop, handlers)
             core.lingering = lambda: reactor.links
             reactor.on_link_closed = core.changed
-            listener = reactor.listen(sock, core.connect, BUSY)
+            for one in self._opened:
+                one.listener = reactor.listen(one.sock, core.connect, BUSY, one.config)
+                logger.info("listening on %s", one)
             self._status = "running"
             try:
-                async with _signals(self, handle_signals):
+                async with _process(self, handle_signals, config.drain_timeout):
                     task_status.started(self)
                     assert self._wanted is not None
                     await self._wanted.wait()
-                    await self._drain(core, listener)
+                    self._stop_listening()
+                    with anyio.CancelScope() as self._hurry:
+                        await core.drain(self._timeout)
             finally:
-                self._status = "stopping"
-                listener.close()
+                self._stop_listening()
                 with anyio.CancelScope(shield=True):
                     await core.cut()
 
-    async def _drain(self, core: ServerCore, listener: Listener) -> None:
-        self._status = "stopping"
-        listener.close()
-        with anyio.CancelScope() as self._hurry:
-            await core.drain(self._timeout)
+    def _stop_listening(self) -> None:
+        """The end has begun, or is over."""
+        if self._status == "running":
+            self._status = "stopping"
+            self._tell(systemd.STOPPING)
+        for one in self._opened:
+            one.close()
+
+    def _tell(self, *states: str) -> None:
+        """Tell the service manager, if this server is what the process is there for."""
+        if self._owns_process:
+            systemd.notify(*states)
 
 
 async def serve(
@@ -194,14 +216,15 @@ async def serve(
     `lifespan` makes an async context manager that is opened before the server listens and closed after it has
     drained; by default it is the handler's own `lifespan`, if it has one, as an `ASGIHandler` does.  `options` are the
     fields of `Config`.  Reports its `Server` once it listens.  In the main thread SIGINT and
-    SIGTERM stop it with one second of patience, a second one at once; `handle_signals=False` leaves them alone.
+    SIGTERM stop it with the patience of `drain_timeout`, a second one at once; `handle_signals=False` leaves them
+    alone.
     Cancelled, it closes every channel with 1001, runs every `on_close`, and cuts the rest.
 
     Raises ConfigError for options or a handler that cannot work, OSError if it cannot listen; what the lifespan
     raises, such as LifespanFailed of an ASGI application that cannot start; and whatever BaseException, such as
     KeyboardInterrupt, a callback lets out.
     """
-    config = _config(options)
+    config = checked_config(options)
     await Server()._run(checked_handler(handler), lifespan_of(handler, lifespan), config, handle_signals, task_status)
 
 
@@ -216,7 +239,7 @@ def run_server(
 
     The thread is a daemon: keep the program alive with `server.join()`.  Options and errors as for `serve`.
     """
-    config = _config(options)
+    config = checked_config(options)
     checked_handler(handler)
     lifespan = lifespan_of(handler, lifespan)
     if backend not in ("asyncio", "trio"):
@@ -258,7 +281,8 @@ def _thread_main(server: Server, main: Any, backend: str, started: threading.Eve
         started.set()
 
 
-def _config(options: Any) -> Config:
+def checked_config(options: Any) -> Config:
+    """The options as a Config.  Raises ConfigError, or TypeError for a name that is no option."""
     try:
         config = Config(**options)
     except TypeError as error:
@@ -269,20 +293,24 @@ def _config(options: Any) -> Config:
 
 
 @asynccontextmanager
-async def _signals(server: Server, wanted: bool) -> AsyncIterator[None]:
-    """SIGINT and SIGTERM stop the server while this is open; only the main thread may listen to them."""
+async def _process(server: Server, wanted: bool, patience: float) -> AsyncIterator[None]:
+    """While this is open the process is the server's: SIGINT and SIGTERM stop it, systemd is told how it is.
+
+    Only the main thread may listen to signals.
+    """
     if not wanted or threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
         yield
         return
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_watch_signals, server, received)
+            tasks.start_soon(_watch_signals, server, received, patience)
+            server._owns_process = True
+            server._tell(systemd.READY, f"STATUS=listening on {', '.join(server.addresses)}")
             yield
             tasks.cancel_scope.cancel()
 
 
-async def _watch_signals(server: Server, received: AsyncIterator[signal.Signals]) -> None:
-    patience = 1.0
+async def _watch_signals(server: Server, received: AsyncIterator[signal.Signals], patience: float) -> None:
     async for number in received:
         logger.info("%s: stopping", number.name)
         server.stop_soon(patience)

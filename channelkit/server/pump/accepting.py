@@ -13,33 +13,23 @@ from channelkit._lifecycle import logger
 from channelkit.server.pump.link import Engine, Link
 
 if TYPE_CHECKING:
+    from channelkit.config import Config
     from channelkit.server.pump.reactor import Reactor
 
 ACCEPTS_PER_TURN = 64
 REST = 0.5  # seconds a listener rests when descriptors have run out
-_MAPPED = b"\0" * 10 + b"\xff\xff"  # before an IPv4 address that came to an IPv6 socket
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 OnConnect = Callable[[Link], Engine]
 
 
-def place_of(peer: Any) -> str | bytes | None:
-    """What counts as one address: an IPv4 address; of an IPv6 address the half that one customer is given, the /64."""
-    if not isinstance(peer, tuple):
-        return None
-    host: str = peer[0]
-    if ":" not in host:
-        return host
-    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-    if packed.startswith(_MAPPED):
-        return socket.inet_ntoa(packed[len(_MAPPED) :])
-    return packed[:8]
-
-
 class Listener:
     """A listening socket of the reactor."""
 
-    def __init__(self, reactor: Reactor, sock: socket.socket, on_connect: OnConnect, busy: bytes) -> None:
+    def __init__(
+        self, reactor: Reactor, sock: socket.socket, on_connect: OnConnect, busy: bytes, config: Config
+    ) -> None:
+        self._config = config  # of the connections that come by here
         self._reactor = reactor
         self._sock: socket.socket | None = sock
         self._on_connect = on_connect
@@ -82,7 +72,7 @@ class Listener:
 
     def _adopt(self, sock: socket.socket) -> None:
         try:
-            self._reactor.adopt(sock, self._on_connect)
+            self._reactor.adopt(sock, self._on_connect, self._config)
         except Exception:
             logger.exception("a new connection cannot be served; it is cut")
             self._reactor.discard(sock)
