@@ -38,6 +38,7 @@ class Attaching:
         "_last",
         "_life",
         "_met",
+        "_older",
         "_receiver",
         "_since",
         "_wait",
@@ -75,6 +76,7 @@ class Attaching:
         self._life = life
         self._receiver = receiver
         self._last = 0  # number given to an attach
+        self._older: tuple[int, ...] = ()
         self._candidate_since = 0.0
         self._failures = 0
         self._since = self._heard = 0.0
@@ -135,7 +137,8 @@ class Attaching:
 
     def _send_attach(self, number: int, now: float, actions: Actions) -> None:
         if self.link is not Link.NONE:
-            self.unlink(now, actions, drop=True)
+            self._leave(now, actions)
+            self._older = (*self._older, self.number)
         self.number = number
         self.kind = self.wanted
         self.link = Link.SENT
@@ -162,6 +165,20 @@ class Attaching:
         """The newest attachment is over; `drop`: by us."""
         if drop:
             actions.append(Drop(self.number))
+        self._leave(now, actions)
+        self.link = Link.NONE
+        self.release(actions)
+
+    def release(self, actions: Actions) -> None:
+        """Drop the older connections.
+
+        They are kept until the newest attach is answered, though nothing is taken from them: the server ends them when
+        it has the newer one, and never is without an attachment in between (S9).
+        """
+        actions.extend(map(Drop, self._older))
+        self._older = ()
+
+    def _leave(self, now: float, actions: Actions) -> None:
         if self.link is Link.UP:
             self.alone = now
             actions.append(Detached())
@@ -169,7 +186,6 @@ class Attaching:
             # It may have been held in good faith; but not one more of those that follow it unanswered, or a poller
             # would never believe that its server is gone.
             self.alone = max(self.alone, min(now, self._since + self._wait))
-        self.link = Link.NONE
 
     def lost(self, now: float, actions: Actions, *, drop: bool) -> None:
         """The newest attachment failed: try again later, if nothing else is under way."""

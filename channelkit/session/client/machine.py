@@ -109,6 +109,7 @@ class ClientSession(ClientState):
             return
         self.instance.named(hello)
         attaching.link = Link.UP
+        attaching.release(actions)
         self.saying.acks.told = max(self.saying.acks.told, attaching.presented)
         if not self.instance.owns(hello, self.sender):
             self._over(LOST, "network", 1006, "", now, actions)
@@ -174,6 +175,7 @@ class ClientSession(ClientState):
             attaching.lost(now, actions, drop=False)
             return actions
         attaching.link = Link.NONE
+        attaching.release(actions)
         if not self._judge(status, code, ack, now, actions):
             attaching.fail(now, retry_after)
         return actions
