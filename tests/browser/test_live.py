@@ -119,5 +119,5 @@ def test_hostile_networks(live: node.Program, server: Server, rooms: Rooms, seed
             for start, talk in zip(starts, talks, strict=True)
         ]
         answers = live.ask({"sessions": sessions})
-        assert proxy.cuts > 20
+        assert proxy.cuts > 5
     judge(answers, talks, rooms)
