@@ -174,6 +174,7 @@ class HttpConnection:
             target=head.target,
             raw_headers=head.headers,
             http_version=head.http_version,
+            scheme="https" if self.link.secure else "http",
             client=self.link.peer,
             server=self.link.local,
             is_websocket=is_websocket_request(head.headers),

@@ -17,7 +17,7 @@ from anyio.abc import TaskStatus
 from channelkit._lifecycle import logger
 from channelkit._loop import Loop, open_loop
 from channelkit.config import Config, ServerOptions
-from channelkit.errors import ConfigError, NotAvailable
+from channelkit.errors import ConfigError
 from channelkit.responding import Handler, checked_handler
 from channelkit.server import systemd
 from channelkit.server.core import ServerCore
@@ -282,12 +282,9 @@ def _thread_main(server: Server, main: Any, backend: str, started: threading.Eve
 
 def _config(options: Any) -> Config:
     try:
-        config = Config(**options)
+        return Config(**options)
     except TypeError as error:
         raise TypeError(f"{error}; the options are the fields of channelkit.Config") from None
-    if config.proxy_protocol != "disable":
-        raise NotAvailable("the PROXY protocol is not in this version; leave proxy_protocol at 'disable'")
-    return config
 
 
 @asynccontextmanager
