@@ -25,8 +25,9 @@ MAX = 4096
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
 ports = st.integers(0, 65535)
-v4 = st.tuples(st.ip_addresses(v=4), ports)
-v6 = st.tuples(st.ip_addresses(v=6) | st.integers(0, 2**32 - 1).map(lambda n: IPv6Address(0xFFFF << 32 | n)), ports)
+v4 = st.tuples(st.ip_addresses(v=4).map(IPv4Address), ports)
+mapped = st.integers(0, 2**32 - 1).map(lambda number: IPv6Address(0xFFFF << 32 | number))
+v6 = st.tuples(st.ip_addresses(v=6).map(IPv6Address) | mapped, ports)
 paths = st.text(st.characters(min_codepoint=1, max_codepoint=127), max_size=108)
 vectors = st.dictionaries(st.integers(4, 255).filter(lambda kind: kind != 0x20), st.binary(max_size=40), max_size=4)
 
