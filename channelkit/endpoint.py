@@ -220,10 +220,9 @@ class Endpoint:
         return await self._post(request, found, query)
 
     def _origin(self, request: Request, *, by_cookie: bool) -> Refusal | None:
-        host = request.headers.get("host", "").lower()
         return admission.origin(
             sent=request.headers.get("origin"),
-            own=frozenset({f"http://{host}", f"https://{host}"}),  # a proxy in front may have taken the TLS off
+            own=request.origins,
             allowed=frozenset(self._origins or ()),
             by_cookie=by_cookie,
             fetch_site=request.headers.get("sec-fetch-site"),
