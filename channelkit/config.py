@@ -9,9 +9,11 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from ssl import SSLContext
 from typing import Literal, TypedDict
 
 from channelkit.errors import ConfigError
+from channelkit.tls import TLS
 from channelkit.wire.deflate import Deflate
 
 KIB = 1024
@@ -30,6 +32,7 @@ class Config:
     port: int = 8090
     backlog: int = 1024
     server_header: str | None = "channelkit"
+    ssl: SSLContext | TLS | None = None  # speak TLS; nobody has a certificate unasked
     # -- the worker pool for plain `def` handlers: checked now, used by the version that brings the pool
     thread: int = 4
     queue_size: int = 20480
@@ -52,6 +55,7 @@ class Config:
     max_connections: int = 20000  # at once; more wait in the kernel's accept queue
     max_connections_per_address: int = 10000  # half of all: no single address can shut the others out; more: 503
     # -- how long a peer may take (0 is never allowed: use math.inf to switch one off)
+    handshake_timeout: float = 10.0  # TLS, from the connection on: two round trips, and one packet each way to repeat
     head_timeout: float = 10.0  # from a connection's or a request's first byte to the end of its head
     body_timeout: float = 30.0  # between two pieces of a request body the handler waits for
     keep_alive_timeout: float = 75.0  # silence between two requests; just above the 60 s of common proxies
@@ -74,6 +78,8 @@ class Config:
         if self.hard_mark < self.soft_mark:
             raise ConfigError(f"hard_mark ({self.hard_mark}) must not be below soft_mark ({self.soft_mark})")
         _choice("proxy_protocol", self.proxy_protocol, ("disable", "enable", "optional"))
+        if self.ssl is not None and not isinstance(self.ssl, SSLContext | TLS):
+            raise ConfigError(f"ssl must be an ssl.SSLContext or TLS(certificate=..., key=...), not {self.ssl!r}")
         _choice("half_closed", self.half_closed, ("close", "answer"))
         if not isinstance(self.compression, Deflate):
             _choice("compression", self.compression, ("deflate", None))
@@ -125,6 +131,7 @@ class ServerOptions(TypedDict, total=False):
     port: int
     backlog: int
     server_header: str | None
+    ssl: SSLContext | TLS | None
     thread: int
     queue_size: int
     worker_name_prefix: str
@@ -143,6 +150,7 @@ class ServerOptions(TypedDict, total=False):
     read_ahead: int
     max_connections: int
     max_connections_per_address: int
+    handshake_timeout: float
     head_timeout: float
     body_timeout: float
     keep_alive_timeout: float

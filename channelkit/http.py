@@ -18,6 +18,7 @@ from channelkit.errors import BadRequest, HandlerError
 
 if TYPE_CHECKING:
     from channelkit.spi import HttpExchange
+    from channelkit.tls import TLSInfo
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 Body: TypeAlias = (
@@ -114,7 +115,9 @@ class Request:
 
     `path` is decoded, `raw_path` is not; both begin below `root_path`, the prefix that an ASGI application was mounted
     at ("" on our own server).  `client` and `server` are (host, port) of the socket, never of a header that anyone
-    could have sent.  `state` is a dict of your own; under ASGI it is the scope's, so what middleware left is in it, and
+    could have sent.  `scheme` is "http" or "https", for WebSockets too; `tls` is what is known of the connection's TLS
+    where it is our own server that speaks it (version, cipher, the client's certificate), else None.
+    `state` is a dict of your own; under ASGI it is the scope's, so what middleware left is in it, and
     `asgi_scope` is the whole scope (None on our own server).  `body()`, `stream()` and `json()` wait for the peer
     and may be used by one task at a time; cancelled, they leave what has not been returned to the next call.
     """
@@ -139,6 +142,7 @@ class Request:
         "scheme",
         "server",
         "subprotocols",
+        "tls",
     )
 
     def __init__(
@@ -149,6 +153,7 @@ class Request:
         raw_headers: tuple[tuple[str, str], ...] = (),
         http_version: str = "1.1",
         scheme: str = "http",
+        tls: TLSInfo | None = None,
         client: Address = None,
         server: Address = None,
         is_websocket: bool = False,
@@ -164,6 +169,7 @@ class Request:
         self.raw_headers = raw_headers
         self.http_version = http_version
         self.scheme = scheme
+        self.tls = tls
         self.client = client
         self.server = server
         self.is_websocket = is_websocket

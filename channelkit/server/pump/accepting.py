@@ -14,6 +14,7 @@ from channelkit.server.pump.link import Engine, Link
 
 if TYPE_CHECKING:
     from channelkit.server.pump.reactor import Reactor
+    from channelkit.server.pump.tls_link import TlsAcceptor
 
 ACCEPTS_PER_TURN = 64
 REST = 0.5  # seconds a listener rests when descriptors have run out
@@ -39,7 +40,10 @@ def place_of(peer: Any) -> str | bytes | None:
 class Listener:
     """A listening socket of the reactor."""
 
-    def __init__(self, reactor: Reactor, sock: socket.socket, on_connect: OnConnect, busy: bytes) -> None:
+    def __init__(
+        self, reactor: Reactor, sock: socket.socket, on_connect: OnConnect, busy: bytes, tls: TlsAcceptor | None = None
+    ) -> None:
+        self._tls = tls
         self._reactor = reactor
         self._sock: socket.socket | None = sock
         self._on_connect = on_connect
@@ -82,7 +86,7 @@ class Listener:
 
     def _adopt(self, sock: socket.socket) -> None:
         try:
-            self._reactor.adopt(sock, self._on_connect)
+            self._reactor.adopt(sock, self._on_connect, self._tls)
         except Exception:
             logger.exception("a new connection cannot be served; it is cut")
             self._reactor.discard(sock)

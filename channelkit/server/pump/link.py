@@ -16,6 +16,7 @@ from channelkit._lifecycle import logger
 if TYPE_CHECKING:
     from channelkit._loop import Loop
     from channelkit.config import Config
+    from channelkit.tls import TLSInfo
 
 FLUSH_AT = 64 * 1024  # bytes accepted in one turn that are not left waiting for its end
 LARGE = 64 * 1024  # a piece from this size on is sent as it is, not copied to join it with others
@@ -66,6 +67,7 @@ class Link(ABC):
         "notify",
         "peer",
         "reading",
+        "tls",
         "unsent",
     )
 
@@ -80,6 +82,7 @@ class Link(ABC):
         self._stall: Deadline | None = None
         self.peer = peer
         self.local = local
+        self.tls: TLSInfo | None = None
         self.unsent = 0  # bytes accepted and not handed over
         self.notify = False  # the engine wants `wrote`
         self.alive = False  # something was read; whoever watches for silence resets it
