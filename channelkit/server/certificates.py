@@ -1,4 +1,4 @@
-"""Certificates: from the `ssl` option to an `ssl.SSLContext`, with a clear error for each mistake; and again, on reload.
+"""Certificates: from the `ssl` option to an `ssl.SSLContext`, a clear error for each mistake; and again, on reload.
 
 A connection keeps the context it began with, so new files never touch one that is open.
 """
@@ -200,4 +200,4 @@ def _try_out(context: ssl.SSLContext) -> None:
         reason = (error.reason or str(error)).lower().replace("_", " ")
         raise ConfigError(
             f"ssl= is a context no handshake works with ({reason}); has load_cert_chain been called?"
-        ) from (error)
+        ) from error

@@ -36,7 +36,7 @@ class ClientHello:
             self.complete = True
 
     def protocols(self) -> list[str] | None:
-        """The protocols offered by ALPN; None if the client does not use it, or the message is none (OpenSSL's to say)."""
+        """The protocols offered by ALPN; None if the client offers none, or has sent no hello: OpenSSL says that."""
         try:
             return _protocols(self._message)
         except (IndexError, ValueError):

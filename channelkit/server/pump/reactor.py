@@ -122,7 +122,7 @@ class Reactor:
         return link
 
     def forget(self, listener: Listener) -> None:
-        """It is closed, and so are the connections that have not got beyond their handshake: nothing was asked there."""
+        """It is closed, and so are the connections that are still in their handshake: nothing was asked there."""
         self._listeners.remove(listener)
         for link in tuple(self.handshaking):
             link.hang_up()
@@ -236,7 +236,7 @@ class Reactor:
     # -- handshakes
 
     def make_handshake(self, link: TlsLink) -> None:
-        """`link` can go a step further with its handshake: when it is its turn, behind everything else that is ready."""
+        """`link` can go a step further with its handshake, when it is its turn, behind all that is ready."""
         self._handshakes.append(link)
         if not self._handshakes_scheduled:
             self._handshakes_scheduled = True

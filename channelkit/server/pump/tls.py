@@ -8,6 +8,7 @@ was no application data.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 
 from channelkit.tls import TLSInfo
 from channelkit.wire.client_hello import HANDSHAKE, NO_APPLICATION_PROTOCOL, ClientHello
@@ -32,12 +33,13 @@ class HandshakeFailed(Exception):
 class TlsSession:
     """The server's side.  `feed` what arrives; then `handshake` until it is `established`, then `open` and `seal`."""
 
-    __slots__ = ("_at", "_held", "_hello", "_incoming", "_object", "_outgoing", "ended", "established", "more")
+    __slots__ = ("_at", "_held", "_hello", "_incoming", "_object", "_outgoing", "_read", "ended", "established", "more")
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._read: Callable[[int, memoryview], int] = self._object.read  # type: ignore[assignment]  # typeshed's bytes
         self._held = b""  # ciphertext that OpenSSL has not been given, from `_at` on
         self._at = 0
         self._hello: ClientHello | None = ClientHello()
@@ -154,7 +156,7 @@ class TlsSession:
                 return size
             self._incoming.write(record)
             try:
-                size += self._object.read(RECORD, buffer[size:] if size else buffer)
+                size += self._read(RECORD, buffer[size:] if size else buffer)
             except ssl.SSLWantReadError:
                 pass  # a ticket, a key update, an alert: nothing for us
             except ssl.SSLZeroReturnError:
@@ -193,7 +195,7 @@ class TlsSession:
 
     def release(self) -> None:
         """Let go of OpenSSL's memory, whoever still holds the connection.  The last call."""
-        del self._object, self._incoming, self._outgoing
+        del self._read, self._object, self._incoming, self._outgoing
         self._held = b""
 
 

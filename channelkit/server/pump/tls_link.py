@@ -104,7 +104,7 @@ class TlsLink(SocketLink):
         if size == 0:
             self._fin = True
             if self._session.established:
-                self._end_of_input()  # without close_notify too: what HTTP and WebSocket frame says itself where it ends
+                self._end_of_input()  # without close_notify too: requests and frames say themselves where they end
             else:
                 self._broke_off(ConnectionResetError("the peer hung up during the TLS handshake"))
             return
