@@ -156,13 +156,16 @@ class TlsSession:
                 return size
             self._incoming.write(record)
             try:
-                size += self._read(RECORD, buffer[size:] if size else buffer)
+                count = self._read(RECORD, buffer[size:] if size else buffer)
             except ssl.SSLWantReadError:
-                pass  # a ticket, a key update, an alert: nothing for us
+                continue  # a ticket, a key update, an alert: nothing for us
             except ssl.SSLZeroReturnError:
+                count = 0
+            if not count:  # close_notify; before we have said ours, the ssl module returns 0 for it
                 self.ended = True
                 self.more = False
                 return size
+            size += count
         self.more = self._whole() > 0
         return size
 
