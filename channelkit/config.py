@@ -115,6 +115,7 @@ class SessionConfig:
     max_sessions_per_principal: int = 1000  # the same for one principal, or one address without principals.  More: 429
     fruitless_attaches: int = 10  # within attach_interval, close together, acknowledging nothing: then 429
     attach_interval: float = 10.0
+    preflight_age: int = 600  # s that a page goes by a preflight's answer: not one a POST; `origins` may change
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
