@@ -67,7 +67,7 @@ class HttpConnection:
         self._core = core
         self.link = link
         self.loop = core.loop
-        self.config = core.config
+        self.config = link.config  # of the listener it came by
         self.host = core
         self._scheme = "http" if link.tls is None else "https"
         self._reader = RequestReader(core.request_limits, scheme=self._scheme)

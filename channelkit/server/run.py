@@ -20,11 +20,12 @@ from channelkit._loop import Loop, open_loop
 from channelkit.config import Config, ServerOptions
 from channelkit.errors import ConfigError, NotAvailable
 from channelkit.responding import Handler, checked_handler
+from channelkit.server import systemd
 from channelkit.server.certificates import Certificates, reload_all
 from channelkit.server.core import ServerCore
 from channelkit.server.lifespan import Lifespan, lifespan_of, living
-from channelkit.server.listener import listen
-from channelkit.server.pump.reactor import Listener, Reactor
+from channelkit.server.listener import Opened, open_all
+from channelkit.server.pump.reactor import Reactor
 from channelkit.server.pump.tls_link import TlsAcceptor
 from channelkit.wire.client_hello import INTERNAL_ERROR
 from channelkit.wire.http1_responses import BUSY
@@ -37,7 +38,10 @@ class Server:
 
     def __init__(self) -> None:
         self._status: Status = "starting"
+        self._opened: list[Opened] = []
+        self._addresses: tuple[str, ...] = ()
         self._port = 0
+        self._owns_process = False
         self._core: ServerCore | None = None
         self._loop: Loop | None = None
         self._stop_requested = False
@@ -47,15 +51,22 @@ class Server:
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._certificates: list[Certificates] = []  # of the listeners that speak TLS
 
     def __repr__(self) -> str:
-        return f"<channelkit server on port {self._port}, {self._status}>"
+        return f"<channelkit server on {', '.join(self._addresses) or 'nothing'}, {self._status}>"
 
     @property
     def port(self) -> int:
-        """The port it listens on; the one the system chose, if 0 was asked for."""
+        """The TCP port it listens on, the first of several; the one the system chose, if 0 was asked for.
+
+        0 if it listens on UNIX sockets only.
+        """
         return self._port
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Everything it listens on, in the order of the options: `http://127.0.0.1:8090`, `unix:/run/app.sock`."""
+        return self._addresses
 
     @property
     def status(self) -> Status:
@@ -80,6 +91,10 @@ class Server:
         """
         reload_all(self._certificates)
         logger.info("the certificates were read again; new TLS connections get them")
+
+    @property
+    def _certificates(self) -> list[Certificates]:
+        return [one.certificates for one in self._opened if one.certificates is not None]
 
     def stop(self, timeout: float = 0.1) -> None:
         """Stop, and wait until it has stopped.  For any thread but the loop's own; there use `stop_soon`.
@@ -146,22 +161,20 @@ class Server:
     async def _listen(
         self, handler: Handler, config: Config, handle_signals: bool, task_status: TaskStatus[Server]
     ) -> None:
-        certificates = None if config.ssl is None else Certificates(config.ssl)
-        if certificates is not None:
-            self._certificates.append(certificates)
-        sock = listen(config.ip, config.port, config.backlog)
-        self._port = sock.getsockname()[1]
+        self._opened = open_all(config)
+        self._addresses = tuple(map(str, self._opened))
+        self._port = next((one.port for one in self._opened if one.port), 0)
         self._wanted = anyio.Event()
         try:
             async with open_loop() as loop:
                 self._loop = loop
                 reactor = Reactor(loop, config)
                 try:
-                    await self._serve(reactor, loop, handler, config, sock, handle_signals, task_status)
+                    await self._serve(reactor, loop, handler, config, handle_signals, task_status)
                 finally:
                     reactor.close()
         finally:
-            sock.close()
+            self._stop_listening()
 
     async def _serve(
         self,
@@ -169,7 +182,6 @@ class Server:
         loop: Loop,
         handler: Handler,
         config: Config,
-        sock: Any,
         handle_signals: bool,
         task_status: TaskStatus[Server],
     ) -> None:
@@ -177,31 +189,43 @@ class Server:
             core = self._core = ServerCore(handler, config, loop, handlers)
             core.lingering = lambda: reactor.links
             reactor.on_link_closed = core.changed
-            listener = _open_listener(reactor, core, sock, self._certificates[0] if self._certificates else None)
+            for one in self._opened:
+                _serve_listener(one, reactor, core)
             self._status = "running"
             try:
-                async with _signals(self, handle_signals):
+                async with _process(self, handle_signals):
                     task_status.started(self)
                     assert self._wanted is not None
                     await self._wanted.wait()
-                    await self._drain(core, listener)
+                    self._stop_listening()
+                    with anyio.CancelScope() as self._hurry:
+                        await core.drain(self._timeout)
             finally:
-                self._status = "stopping"
-                listener.close()
+                self._stop_listening()
                 with anyio.CancelScope(shield=True):
                     await core.cut()
 
-    async def _drain(self, core: ServerCore, listener: Listener) -> None:
-        self._status = "stopping"
-        listener.close()
-        with anyio.CancelScope() as self._hurry:
-            await core.drain(self._timeout)
+    def _stop_listening(self) -> None:
+        """The end has begun, or is over."""
+        if self._status == "running":
+            self._status = "stopping"
+            self._tell(systemd.STOPPING)
+        for one in self._opened:
+            one.close()
+
+    def _tell(self, *states: str) -> None:
+        """Tell the service manager, if this server is what the process is there for."""
+        if self._owns_process:
+            systemd.notify(*states)
 
 
-def _open_listener(reactor: Reactor, core: ServerCore, sock: Any, certificates: Certificates | None) -> Listener:
-    if certificates is None:
-        return reactor.listen(sock, core.connect, BUSY)
-    return reactor.listen(sock, core.connect, INTERNAL_ERROR, TlsAcceptor(certificates))
+def _serve_listener(one: Opened, reactor: Reactor, core: ServerCore) -> None:
+    if one.certificates is None:
+        one.listener = reactor.listen(one.sock, core.connect, BUSY, one.config)
+    else:
+        tls = TlsAcceptor(one.certificates)
+        one.listener = reactor.listen(one.sock, core.connect, INTERNAL_ERROR, one.config, tls)
+    logger.info("listening on %s", one)
 
 
 async def serve(
@@ -293,8 +317,10 @@ def _config(options: Any) -> Config:
 
 
 @asynccontextmanager
-async def _signals(server: Server, wanted: bool) -> AsyncIterator[None]:
-    """SIGINT and SIGTERM stop the server while this is open, SIGHUP reads certificates again if it has files of them.
+async def _process(server: Server, wanted: bool) -> AsyncIterator[None]:
+    """While this is open the process is the server's: SIGINT and SIGTERM stop it, systemd is told how it is.
+
+    SIGHUP reads certificates again, if it has files of them.
 
     Only the main thread may listen to signals.
     """
@@ -307,6 +333,8 @@ async def _signals(server: Server, wanted: bool) -> AsyncIterator[None]:
     with anyio.open_signal_receiver(*numbers) as received:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_watch_signals, server, received)
+            server._owns_process = True
+            server._tell(systemd.READY, f"STATUS=listening on {', '.join(server.addresses)}")
             yield
             tasks.cancel_scope.cancel()
 

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from channelkit.status import CloseInfo, CloseStatus
 
 #: What carries the bytes to the handler: either pump of our server, the reactor with TLS on it, or an ASGI host (our
-#: own, in memory: the bytes go through the stream pump, `ASGIHandler` and `ASGIApp`, the rules of ASGI watched between).
+#: own, in memory: bytes go through the stream pump, `ASGIHandler` and `ASGIApp`, with the rules of ASGI watched between).
 Pump = Literal["stream", "reactor", "tls", "asgi"]
 PUMPS: tuple[Pump, ...] = ("stream", "reactor", "tls", "asgi")
 TransportName = Literal["websocket", "deflate", "raw", "sse", "ndjson", "single"]  # deflate: a compressed WebSocket
@@ -385,7 +385,7 @@ class Server:
         ours, theirs = socket.socketpair()
         for sock in (ours, theirs):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, network.capacity)
-        reactor.adopt(ours, self.core.connect, self._tls)
+        reactor.adopt(ours, self.core.connect, tls=self._tls)
         return SocketEnd(theirs) if self._tls is None else tls.TlsEnd(SocketEnd(theirs))
 
     async def drain(self, timeout: float) -> None:

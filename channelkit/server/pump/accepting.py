@@ -13,6 +13,7 @@ from channelkit._lifecycle import logger
 from channelkit.server.pump.link import Engine, Link
 
 if TYPE_CHECKING:
+    from channelkit.config import Config
     from channelkit.server.pump.reactor import Reactor
     from channelkit.server.pump.tls_link import TlsAcceptor
 
@@ -41,8 +42,15 @@ class Listener:
     """A listening socket of the reactor."""
 
     def __init__(
-        self, reactor: Reactor, sock: socket.socket, on_connect: OnConnect, busy: bytes, tls: TlsAcceptor | None = None
+        self,
+        reactor: Reactor,
+        sock: socket.socket,
+        on_connect: OnConnect,
+        busy: bytes,
+        config: Config,
+        tls: TlsAcceptor | None,
     ) -> None:
+        self._config = config  # of the connections that come by here
         self._tls = tls
         self._reactor = reactor
         self._sock: socket.socket | None = sock
@@ -86,7 +94,7 @@ class Listener:
 
     def _adopt(self, sock: socket.socket) -> None:
         try:
-            self._reactor.adopt(sock, self._on_connect, self._tls)
+            self._reactor.adopt(sock, self._on_connect, self._config, self._tls)
         except Exception:
             logger.exception("a new connection cannot be served; it is cut")
             self._reactor.discard(sock)

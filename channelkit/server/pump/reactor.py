@@ -92,14 +92,24 @@ class Reactor:
     # -- coming and going
 
     def listen(
-        self, sock: socket.socket, on_connect: OnConnect, busy: bytes = b"", tls: TlsAcceptor | None = None
+        self,
+        sock: socket.socket,
+        on_connect: OnConnect,
+        busy: bytes = b"",
+        config: Config | None = None,
+        tls: TlsAcceptor | None = None,
     ) -> Listener:
-        """Accept connections on a non-blocking listening socket; `busy` is what one too many from a place is told."""
-        listener = Listener(self, sock, on_connect, busy, tls)
+        """Accept connections on a non-blocking listening socket; `busy` is what one too many from a place is told.
+
+        `config` is theirs, if it is not the reactor's; with `tls` they speak TLS.
+        """
+        listener = Listener(self, sock, on_connect, busy, config or self.config, tls)
         self._listeners.append(listener)
         return listener
 
-    def adopt(self, sock: socket.socket, on_connect: OnConnect, tls: TlsAcceptor | None = None) -> Link:
+    def adopt(
+        self, sock: socket.socket, on_connect: OnConnect, config: Config | None = None, tls: TlsAcceptor | None = None
+    ) -> Link:
         """Serve a connected socket.  The engine may already write, pause or abort while it is made.
 
         With `tls` it is made when the handshake is done.
@@ -107,7 +117,8 @@ class Reactor:
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        link = SocketLink(self, sock) if tls is None else tls.link(self, sock, on_connect)
+        config = config or self.config
+        link = SocketLink(self, sock, config) if tls is None else tls.link(self, sock, config, on_connect)
         self._links.add(link)
         link.place = place = place_of(link.peer)
         if place is not None:
@@ -300,8 +311,8 @@ class SocketLink(Link):
         "queued",
     )
 
-    def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
-        super().__init__(reactor.loop, reactor.config, _address(sock.getpeername), _address(sock.getsockname))
+    def __init__(self, reactor: Reactor, sock: socket.socket, config: Config) -> None:
+        super().__init__(reactor.loop, config, _address(sock.getpeername), _address(sock.getsockname))
         self._reactor = reactor
         self._sock: socket.socket | None = sock
         self._events = IN | RDHUP
@@ -380,7 +391,7 @@ class SocketLink(Link):
         self._hung = True
         if not self.reading and self._half_closed is None and not self._eof:
             self._half_closed = Deadline(self._loop, self._abandoned)
-            self._half_closed.set(self._config.half_closed_timeout)
+            self._half_closed.set(self.config.half_closed_timeout)
         if events & (HUP | ERR):
             self._send_out()  # it tells whether anything can leave
             self._set_events(0)
@@ -495,7 +506,7 @@ class SocketLink(Link):
             return
         self._lingered = 0
         self._half_closed = Deadline(self._loop, self._linger_over)
-        self._half_closed.set(self._config.linger_timeout)
+        self._half_closed.set(self.config.linger_timeout)
         self._update()
 
     def _linger(self) -> None:
@@ -539,12 +550,15 @@ class SocketLink(Link):
 
 
 def _address(ask: Callable[[], Any]) -> Any:
-    """(host, port), or None where the socket has no such thing."""
+    """(host, port), or None where the socket has no such thing; IPv4 by its own address on an IPv6 socket too."""
     try:
         address = ask()
     except OSError:
         return None
-    return address[:2] if isinstance(address, tuple) else None
+    if not isinstance(address, tuple):
+        return None
+    host, port = address[:2]
+    return (host[7:] if host.startswith("::ffff:") and "." in host else host), port
 
 
 __all__ = ["OPEN", "Listener", "Reactor", "SocketLink"]

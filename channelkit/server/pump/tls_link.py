@@ -20,6 +20,7 @@ from channelkit.server.pump.reactor import SocketLink
 from channelkit.server.pump.tls import HandshakeFailed, TlsSession, why
 
 if TYPE_CHECKING:
+    from channelkit.config import Config
     from channelkit.server.pump.accepting import OnConnect
     from channelkit.server.pump.reactor import Reactor
 
@@ -41,9 +42,9 @@ class TlsAcceptor:
     def __init__(self, source: ContextSource) -> None:
         self._source = source
 
-    def link(self, reactor: Reactor, sock: socket.socket, on_connect: OnConnect) -> TlsLink:
+    def link(self, reactor: Reactor, sock: socket.socket, config: Config, on_connect: OnConnect) -> TlsLink:
         """A link at the beginning of its handshake."""
-        return TlsLink(reactor, sock, TlsSession(self._source.context), on_connect)
+        return TlsLink(reactor, sock, config, TlsSession(self._source.context), on_connect)
 
 
 class _NoEngine:
@@ -73,8 +74,10 @@ class TlsLink(SocketLink):
 
     __slots__ = ("_covered", "_fin", "_goodbye_said", "_on_connect", "_sealed", "_session", "_silent", "_timeout")
 
-    def __init__(self, reactor: Reactor, sock: socket.socket, session: TlsSession, on_connect: OnConnect) -> None:
-        super().__init__(reactor, sock)
+    def __init__(
+        self, reactor: Reactor, sock: socket.socket, config: Config, session: TlsSession, on_connect: OnConnect
+    ) -> None:
+        super().__init__(reactor, sock, config)
         self._session = session
         self._on_connect: OnConnect | None = on_connect  # until the handshake is done
         self._sealed: bytes | memoryview = b""  # ciphertext the kernel has not taken
@@ -84,7 +87,7 @@ class TlsLink(SocketLink):
         self._silent = True  # nothing has ever been read
         self.engine = _NO_ENGINE
         self._timeout: Deadline | None = Deadline(self._loop, self._handshake_late)
-        self._timeout.set(self._config.handshake_timeout)
+        self._timeout.set(self.config.handshake_timeout)
         reactor.handshaking.add(self)
 
     # -- reading
@@ -262,7 +265,7 @@ class TlsLink(SocketLink):
             self.unsent = 0
             return
         if moved and not gone and self._stall is not None:
-            self._stall.set(self._config.write_timeout)  # part of a record: the peer does read
+            self._stall.set(self.config.write_timeout)  # part of a record: the peer does read
         self._sent(gone)
 
     def _seal_some(self) -> bool:
