@@ -7,7 +7,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from channelkit.config import Config
 from channelkit.errors import ConfigError
@@ -30,9 +30,8 @@ class Opened:
         self._remove: Callable[[], None] | None = remove
         name = sock.getsockname()
         self.port: int = name[1] if isinstance(name, tuple) else 0  # of TCP
-        self._text = (
-            _url(*name[:2], config) if isinstance(name, tuple) else f"unix:{os.fsdecode(name).replace(chr(0), '@')}"
-        )
+        scheme = "http" if config.ssl is None else "https"
+        self._text = _url(scheme, name) if isinstance(name, tuple) else f"unix:{os.fsdecode(name).replace(chr(0), '@')}"
 
     def __str__(self) -> str:
         return self._text
@@ -47,8 +46,8 @@ class Opened:
         self.sock.close()
 
 
-def _url(host: str, port: int, config: Config) -> str:
-    scheme = "http" if config.ssl is None else "https"
+def _url(scheme: str, name: tuple[Any, ...]) -> str:
+    host, port = name[:2]
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from channelkit.status import CloseInfo, CloseStatus
 
 #: What carries the bytes to the handler: either pump of our server, the reactor with TLS on it, or an ASGI host (our
-#: own, in memory: bytes go through the stream pump, `ASGIHandler` and `ASGIApp`, with the rules of ASGI watched between).
+#: own, in memory: bytes go through the stream pump, `ASGIHandler` and `ASGIApp`, and the rules of ASGI are watched).
 Pump = Literal["stream", "reactor", "tls", "asgi"]
 PUMPS: tuple[Pump, ...] = ("stream", "reactor", "tls", "asgi")
 TransportName = Literal["websocket", "deflate", "raw", "sse", "ndjson", "single"]  # deflate: a compressed WebSocket
