@@ -198,6 +198,4 @@ def _try_out(context: ssl.SSLContext) -> None:
         pass
     except ssl.SSLError as error:
         reason = (error.reason or str(error)).lower().replace("_", " ")
-        raise ConfigError(
-            f"ssl= is a context no handshake works with ({reason}); has load_cert_chain been called?"
-        ) from error
+        raise ConfigError(f"no handshake works with the context ssl= ({reason}); call its load_cert_chain()") from error

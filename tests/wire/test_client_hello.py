@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import ssl
 
 import pytest
@@ -47,7 +48,7 @@ def test_a_hello_in_many_records_is_one(protocols: list[str], cuts: list[int]) -
     record = hello_record(protocols)
     header, message = record[:3], record[5:]
     borders = sorted({0, *(cut for cut in cuts if cut < len(message)), len(message)})
-    pieces = [message[start:end] for start, end in zip(borders, borders[1:], strict=False)]
+    pieces = [message[start:end] for start, end in itertools.pairwise(borders)]
     hello = ClientHello()
     for number, piece in enumerate(pieces, 1):
         hello.add(header + len(piece).to_bytes(2) + piece)
