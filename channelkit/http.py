@@ -18,6 +18,7 @@ from channelkit.errors import BadRequest, HandlerError
 
 if TYPE_CHECKING:
     from channelkit.spi import HttpExchange
+    from channelkit.tls import TLSInfo
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 Body: TypeAlias = (
@@ -118,7 +119,9 @@ class Request:
     `path` is decoded, `raw_path` is not; both begin below `root_path`, the prefix that an ASGI application was mounted
     at ("" on our own server).  `client` and `server` are (host, port) of the socket, or what a trusted proxy tells
     (`proxy_protocol`, `forwarded`), never of a header that anyone could have sent; None where there is no such thing,
-    as with UNIX sockets.  `host` is what the client asked, with a port where it named one.
+    as with UNIX sockets.  `host` is what the client asked, with a port where it named one.  `scheme` is "http" or
+    "https", for WebSockets too; `tls` is what is known of the connection's TLS where it is our own server that speaks
+    it (version, cipher, the client's certificate), else None.
 
     `state` is a dict of your own; under ASGI it is the scope's, so what middleware left is in it, and `asgi_scope` is
     the whole scope (None on our own server).  `body()`, `stream()` and `json()` wait for the peer and may be used by
@@ -146,6 +149,7 @@ class Request:
         "scheme",
         "server",
         "subprotocols",
+        "tls",
     )
 
     def __init__(
@@ -156,6 +160,7 @@ class Request:
         raw_headers: tuple[tuple[str, str], ...] = (),
         http_version: str = "1.1",
         scheme: str = "http",
+        tls: TLSInfo | None = None,
         client: Address = None,
         server: Address = None,
         host: str | None = None,
@@ -172,6 +177,7 @@ class Request:
         self.raw_headers = raw_headers
         self.http_version = http_version
         self.scheme = scheme
+        self.tls = tls
         self.client = client
         self.server = server
         self.is_websocket = is_websocket

@@ -187,7 +187,8 @@ def refuse(exchange: HttpExchange, error: BadRequest) -> None:
     """Answer a request that cannot be served.  The text is fixed: nothing of the request comes back in it."""
     exchange.loop.tally.refused(error)
     content = (REFUSAL_TEXTS.get(error.status, "Refused") + "\n").encode()
-    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Connection", "close"), *refusal_headers(error.status)]
+    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Connection", "close")]
+    headers += [*refusal_headers(error.status), *error.fields]
     if exchange.start(error.status, headers, len(content)):
         exchange.write(HttpWire(content))
     exchange.finish()

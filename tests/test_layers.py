@@ -32,7 +32,7 @@ RULES = {
     "asgi/hosted/": ("channelkit.asgi.hosting",),
     "asgi/hosting/": ("channelkit.asgi.hosted",),
     "client/": ("channelkit.server", "channelkit.transports", "channelkit.endpoint", *LOOPS),
-    "endpoint.py": ("channelkit.server", "channelkit.asgi", *LOOPS),
+    "endpoint/": ("channelkit.server", "channelkit.asgi", *LOOPS),
     "transports/": ("channelkit.server", *LOOPS),
     "server/": ("channelkit.transports", *LOOPS),
     "channel.py": ("channelkit.server", "channelkit.transports"),

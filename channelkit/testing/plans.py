@@ -35,7 +35,8 @@ from channelkit.handlers import as_channel, with_channel
 from channelkit.server.core import ServerCore
 from channelkit.server.pump.reactor import Reactor
 from channelkit.server.pump.stream import serve_stream
-from channelkit.testing import clock
+from channelkit.server.pump.tls_link import TlsAcceptor
+from channelkit.testing import clock, tls
 from channelkit.testing.asgi_rules import checked
 from channelkit.testing.network import Line, MemoryStream, pair
 from channelkit.testing.peers import (
@@ -56,10 +57,10 @@ if TYPE_CHECKING:
     from channelkit.http import Request
     from channelkit.status import CloseInfo, CloseStatus
 
-#: What carries the bytes to the handler: either pump of our server, or an ASGI host (our own, in memory: the bytes go
-#: through the stream pump, `ASGIHandler` and `ASGIApp`, with the rules of ASGI watched in between).
-Pump = Literal["stream", "reactor", "asgi"]
-PUMPS: tuple[Pump, ...] = ("stream", "reactor", "asgi")
+#: What carries the bytes to the handler: either pump of our server, the reactor with TLS on it, or an ASGI host (our
+#: own, in memory: bytes go through the stream pump, `ASGIHandler` and `ASGIApp`, and the rules of ASGI are watched).
+Pump = Literal["stream", "reactor", "tls", "asgi"]
+PUMPS: tuple[Pump, ...] = ("stream", "reactor", "tls", "asgi")
 TransportName = Literal["websocket", "deflate", "raw", "sse", "ndjson", "single"]  # deflate: a compressed WebSocket
 TRANSPORTS: tuple[TransportName, ...] = ("websocket", "deflate", "raw", "sse", "ndjson", "single")
 Style = Literal["callback", "async", "iterate", "receive", "late", "discard"]
@@ -367,7 +368,8 @@ class Server:
         self.core = core
         self._app = app
         self._loop = loop
-        self._reactor = Reactor(loop, core.config) if pump == "reactor" else None
+        self._reactor = Reactor(loop, core.config) if pump in ("reactor", "tls") else None
+        self._tls = TlsAcceptor(tls.Source()) if pump == "tls" else None
 
     def connect(self, network: Network) -> Hangable:
         """A new connection; what is returned is the peer's end."""
@@ -379,12 +381,12 @@ class Server:
         self._loop.spawn(serve_stream, self._loop, self.core.config, ours, self.core.connect)
         return theirs
 
-    def _connect_socket(self, reactor: Reactor, network: Network) -> SocketEnd:
+    def _connect_socket(self, reactor: Reactor, network: Network) -> Hangable:
         ours, theirs = socket.socketpair()
         for sock in (ours, theirs):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, network.capacity)
-        reactor.adopt(ours, self.core.connect)
-        return SocketEnd(theirs)
+        reactor.adopt(ours, self.core.connect, tls=self._tls)
+        return SocketEnd(theirs) if self._tls is None else tls.TlsEnd(SocketEnd(theirs))
 
     async def drain(self, timeout: float) -> None:
         """As when the process is told to stop: an application hears it before its host acts."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from channelkit import Listen, Request, with_channel
+from channelkit.testing import tls
 
 if TYPE_CHECKING:
     from tests.server.conftest import Host
@@ -132,3 +134,41 @@ def test_the_server_stops_though_proxies_are_silent(host: Host) -> None:
     host.server.stop(timeout=30)
     for peer in peers[1:]:
         assert peer.rest() == b""
+
+
+def secure(host: Host) -> ssl.SSLSocket:
+    """A connection that a proxy has introduced, and then TLS between client and server."""
+    sock = socket.create_connection(("127.0.0.1", host.port), timeout=10)
+    sock.sendall(V1)
+    return tls.client_context().wrap_socket(sock, server_hostname="localhost")
+
+
+def test_the_header_stands_before_tls(host: Host) -> None:
+    """In clear, as the specification has it; what follows is the client's own TLS."""
+    proxied(host, ssl=tls.server_context())
+    with secure(host) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"('192.0.2.1', 1001) ('192.0.2.2', 443) https" in sock.recv(4096)
+
+
+def test_header_and_client_hello_in_one_packet(host: Host) -> None:
+    """Cut anywhere around the border: TLS finds its first byte."""
+    proxied(host, ssl=tls.server_context())
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = tls.client_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    hello = outgoing.read()
+    for cut in (len(V1) - 1, len(V1), len(V1) + 1, len(V1) + len(hello)):
+        peer = host.connect()
+        peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer.send((V1 + hello)[:cut])
+        peer.send((V1 + hello)[cut:])
+        assert peer.take(3)[:2] == b"\x16\x03"  # a handshake record: the server's answer
+
+
+def test_one_client_too_many_is_told_in_tls(host: Host) -> None:
+    """It counts by whom the proxy introduces; HTTP would not be understood there."""
+    proxied(host, ssl=tls.server_context(), max_connections_per_address=1)
+    with secure(host), pytest.raises(ssl.SSLError, match="INTERNAL_ERROR"):
+        secure(host)

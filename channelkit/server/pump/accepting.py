@@ -16,6 +16,7 @@ from channelkit.server.pump.proxied import Proxied, name_of
 if TYPE_CHECKING:
     from channelkit.config import Config
     from channelkit.server.pump.reactor import Reactor
+    from channelkit.server.pump.tls_link import TlsAcceptor
     from channelkit.wire.proxy_protocol import ProxyHeader
 
 ACCEPTS_PER_TURN = 64
@@ -51,10 +52,17 @@ class Listener:
     """A listening socket of the reactor."""
 
     def __init__(
-        self, reactor: Reactor, sock: socket.socket, on_connect: OnConnect, busy: bytes, config: Config
+        self,
+        reactor: Reactor,
+        sock: socket.socket,
+        on_connect: OnConnect,
+        busy: bytes,
+        config: Config,
+        tls: TlsAcceptor | None,
     ) -> None:
         self._config = config  # of the connections that come by here
         self._fronted = (config.proxy_protocol, config.forwarded) != ("disable", "ignore")
+        self._tls = tls
         self._reactor = reactor
         self._sock: socket.socket | None = sock
         self._on_connect = on_connect
@@ -116,7 +124,7 @@ class Listener:
 
     def _adopt(self, sock: socket.socket, header: ProxyHeader | None = None, *, counted: bool) -> None:
         try:
-            self._reactor.adopt(sock, self._on_connect, self._config, header, counted=counted)
+            self._reactor.adopt(sock, self._on_connect, self._config, self._tls, header, counted=counted)
         except Exception:
             logger.exception("a new connection cannot be served; it is cut")
             self._reactor.discard(sock)

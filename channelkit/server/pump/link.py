@@ -16,6 +16,7 @@ from channelkit._lifecycle import logger
 if TYPE_CHECKING:
     from channelkit._loop import Loop
     from channelkit.config import Config
+    from channelkit.tls import TLSInfo
     from channelkit.wire.proxy_protocol import ProxyHeader
 
 FLUSH_AT = 64 * 1024  # bytes accepted in one turn that are not left waiting for its end
@@ -68,6 +69,7 @@ class Link(ABC):
         "peer",
         "reading",
         "secure",
+        "tls",
         "unsent",
     )
 
@@ -82,7 +84,8 @@ class Link(ABC):
         self._stall: Deadline | None = None
         self.peer = peer
         self.local = local
-        self.secure = False  # what the client speaks is TLS
+        self.tls: TLSInfo | None = None  # where it is this side that speaks it
+        self.secure = False  # a proxy has told that it speaks TLS with the client
         self.unsent = 0  # bytes accepted and not handed over
         self.notify = False  # the engine wants `wrote`
         self.alive = False  # something was read; whoever watches for silence resets it

@@ -1,0 +1,62 @@
+"""Who may pass: the credential a request presents, where it comes from, and whose it is.
+
+The decisions themselves are pure (`session.admission`); here their facts are read from the request.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from channelkit._lifecycle import logger
+from channelkit.errors import BadRequest
+from channelkit.http import Request, Response
+from channelkit.responding import SERVER_ERROR
+from channelkit.session import admission
+from channelkit.session.refusals import Refusal
+
+COOKIE = "ck"
+
+Authenticate = Callable[[Request], Any]
+
+
+class Admission:
+    """The door of one endpoint."""
+
+    def __init__(self, authenticate: Authenticate | None, origins: frozenset[str]) -> None:
+        self._authenticate = authenticate
+        self._origins = origins
+
+    def origin(self, request: Request, *, by_cookie: bool) -> Refusal | None:
+        """Before any look-up: may a page of this origin use the endpoint?"""
+        return admission.origin(
+            sent=request.headers.get("origin"),
+            own=request.origins,
+            allowed=self._origins,
+            by_cookie=by_cookie,
+            fetch_site=request.headers.get("sec-fetch-site"),
+            referer=request.headers.get("referer"),
+        )
+
+    async def principal(self, request: Request) -> Any:
+        """Whatever the application's `authenticate` makes of the request; a Response of its refuses it."""
+        if self._authenticate is None:
+            return None
+        try:
+            result = self._authenticate(request)
+            return await result if inspect.isawaitable(result) else result
+        except BadRequest:
+            raise
+        except Exception:  # answered here, so that a page of another site can read it
+            logger.exception("authenticate raised on %r; answered 500", request)
+            return Response(500, SERVER_ERROR.headers, SERVER_ERROR.body)
+
+
+def credential(request: Request) -> tuple[str | None, bool]:
+    """The secret that a request presents, and whether a cookie does: those need proof of where they come from (P8)."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token:
+        return token.strip(), False
+    cookie = request.cookies.get(COOKIE)
+    return cookie, cookie is not None
