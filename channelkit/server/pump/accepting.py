@@ -80,7 +80,7 @@ class Listener:
 
     def _adopt(self, sock: socket.socket) -> None:
         try:
-            self._reactor.adopt(sock, self._on_connect, self._config, self._tls)
+            self._reactor.adopt(sock, self._on_connect, self._config, tls=self._tls)
         except Exception:
             logger.exception("a new connection cannot be served; it is cut")
             self._reactor.discard(sock)

@@ -67,6 +67,7 @@ class Link(ABC):
         "notify",
         "peer",
         "reading",
+        "secure",
         "tls",
         "unsent",
     )
@@ -82,7 +83,8 @@ class Link(ABC):
         self._stall: Deadline | None = None
         self.peer = peer
         self.local = local
-        self.tls: TLSInfo | None = None
+        self.secure = False  # what the client speaks is TLS
+        self.tls: TLSInfo | None = None  # what is known of it, if it ends here
         self.unsent = 0  # bytes accepted and not handed over
         self.notify = False  # the engine wants `wrote`
         self.alive = False  # something was read; whoever watches for silence resets it

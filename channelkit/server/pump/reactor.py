@@ -109,7 +109,12 @@ class Reactor:
         return listener
 
     def adopt(
-        self, sock: socket.socket, on_connect: OnConnect, config: Config | None = None, tls: TlsAcceptor | None = None
+        self,
+        sock: socket.socket,
+        on_connect: OnConnect,
+        config: Config | None = None,
+        *,
+        tls: TlsAcceptor | None = None,
     ) -> Link:
         """Serve a connected socket.  The engine may already write, pause or abort while it is made.
 

@@ -78,6 +78,7 @@ class TlsLink(SocketLink):
         self, reactor: Reactor, sock: socket.socket, config: Config, session: TlsSession, on_connect: OnConnect
     ) -> None:
         super().__init__(reactor, sock, config)
+        self.secure = True
         self._session = session
         self._on_connect: OnConnect | None = on_connect  # until the handshake is done
         self._sealed: bytes | memoryview = b""  # ciphertext the kernel has not taken
