@@ -59,7 +59,6 @@ class HttpConnection:
         "_held_back",
         "_in_head",
         "_reader",
-        "_scheme",
         "_served",
         "config",
         "host",
@@ -73,8 +72,7 @@ class HttpConnection:
         self.loop = core.loop
         self.config = link.config  # of the listener it came by
         self.host = core
-        self._scheme = "http" if link.tls is None and not link.secure else "https"
-        self._reader = RequestReader(core.request_limits, scheme=self._scheme)
+        self._reader = RequestReader(core.request_limits, scheme="https" if link.secure else "http")
         self._exchange: Http1Exchange | None = None
         self._ending = False  # nothing that still arrives is answered
         self._eof = False
@@ -181,7 +179,7 @@ class HttpConnection:
             target=head.target,
             raw_headers=head.headers,
             http_version=head.http_version,
-            scheme=self._scheme,
+            scheme="https" if self.link.secure else "http",
             tls=self.link.tls,
             client=self.link.peer,
             server=self.link.local,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ssl
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import anyio
@@ -38,15 +40,22 @@ hgQszY4x/A==
 """
 
 
+@contextmanager
+def pem_file() -> Iterator[str]:
+    """That certificate and its key in a file, which is where the ssl module wants it."""
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(PEM)
+        file.flush()
+        yield file.name
+
+
 @cache
 def server_context() -> ssl.SSLContext:
     """A server's context with that certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["http/1.1"])
-    with tempfile.NamedTemporaryFile("w") as file:
-        file.write(PEM)
-        file.flush()
-        context.load_cert_chain(file.name)
+    with pem_file() as path:
+        context.load_cert_chain(path)
     return context
 
 

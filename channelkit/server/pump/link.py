@@ -84,8 +84,8 @@ class Link(ABC):
         self._stall: Deadline | None = None
         self.peer = peer
         self.local = local
-        self.tls: TLSInfo | None = None  # where it is this side that speaks it
-        self.secure = False  # a proxy has told that it speaks TLS with the client
+        self.secure = False  # what the client speaks is TLS, says this side or a proxy
+        self.tls: TLSInfo | None = None  # what is known of it, if it ends here
         self.unsent = 0  # bytes accepted and not handed over
         self.notify = False  # the engine wants `wrote`
         self.alive = False  # something was read; whoever watches for silence resets it

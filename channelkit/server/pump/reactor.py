@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from channelkit._deadline import Deadline
-from channelkit.server.pump.accepting import Listener, OnConnect, place_of, told
+from channelkit._places import place_of
+from channelkit.server.pump.accepting import Listener, OnConnect, told
 from channelkit.server.pump.link import FINISHING, LINGER_BYTES, LOST, OPEN, Link
 
 if TYPE_CHECKING:
@@ -115,9 +116,9 @@ class Reactor:
         sock: socket.socket,
         on_connect: OnConnect,
         config: Config | None = None,
-        tls: TlsAcceptor | None = None,
         header: ProxyHeader | None = None,
         *,
+        tls: TlsAcceptor | None = None,
         counted: bool = True,
     ) -> Link:
         """Serve a connected socket.  The engine may already write, pause or abort while it is made.

@@ -78,6 +78,7 @@ class TlsLink(SocketLink):
         self, reactor: Reactor, sock: socket.socket, config: Config, session: TlsSession, on_connect: OnConnect
     ) -> None:
         super().__init__(reactor, sock, config)
+        self.secure = True
         self._session = session
         self._on_connect: OnConnect | None = on_connect  # until the handshake is done
         self._sealed: bytes | memoryview = b""  # ciphertext the kernel has not taken
@@ -100,7 +101,7 @@ class TlsLink(SocketLink):
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._broke_off(error)
+            self._lose(error)
             return
         self.alive = True
         self._silent = False
@@ -109,7 +110,7 @@ class TlsLink(SocketLink):
             if self._session.established:
                 self._end_of_input()  # without close_notify too: requests and frames say themselves where they end
             else:
-                self._broke_off(ConnectionResetError("the peer hung up during the TLS handshake"))
+                self._lose(ConnectionResetError("the peer hung up during the TLS handshake"))
             return
         self._session.feed(buffer[:size])
         if self._session.established:
@@ -220,10 +221,10 @@ class TlsLink(SocketLink):
         self._loop.tally.hit("handshake_timeout", f"a TLS handshake with {self.peer} was not completed", level)
         self._lose(TimeoutError("the TLS handshake was not completed in time"))
 
-    def _broke_off(self, error: OSError) -> None:
-        if not self._session.established:
+    def _lose(self, error: Exception) -> None:
+        if self._on_connect is not None and not isinstance(error, TimeoutError | ConnectionAbortedError):
             self._loop.tally.hit("handshake: broken off", f"by {self.peer}: {error}", logging.DEBUG)
-        self._lose(error)
+        super()._lose(error)
 
     # -- writing
 
