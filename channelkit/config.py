@@ -9,12 +9,14 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from ssl import SSLContext
 from typing import Literal, TypedDict
 
 from channelkit._trust import trusted
 from channelkit.errors import ConfigError
-from channelkit.listen import FORWARDED, PROXY_PROTOCOL, Forwarded, Listen, ProxyProtocol, checked_proxies
+from channelkit.listen import FORWARDED, PROXY_PROTOCOL, Forwarded, Listen, ProxyProtocol, checked_proxies, checked_tls
 from channelkit.listen import choice as _choice
+from channelkit.tls import TLS
 from channelkit.wire.deflate import Deflate
 
 KIB = 1024
@@ -37,6 +39,7 @@ class Config:
     backlog: int = 1024  # a burst of new connections between two turns of the loop
     reuse_port: bool = False  # SO_REUSEPORT: several processes share a port, and a second server is no error any more
     server_header: str | None = "channelkit"
+    ssl: SSLContext | TLS | None = None  # speak TLS; nobody has a certificate unasked
     # -- the worker pool for plain `def` handlers: checked now, used by the version that brings the pool
     thread: int = 4
     queue_size: int = 20480
@@ -64,6 +67,7 @@ class Config:
     max_connections: int = 20000  # at once; more wait in the kernel's accept queue
     max_connections_per_address: int = 10000  # half of all: no single address can shut the others out; more: 503
     # -- how long a peer may take (0 is never allowed: use math.inf to switch one off)
+    handshake_timeout: float = 10.0  # TLS, from the connection on: two round trips, and one packet each way to repeat
     head_timeout: float = 10.0  # from a connection's or a request's first byte to the end of its head
     body_timeout: float = 30.0  # between two pieces of a request body the handler waits for
     keep_alive_timeout: float = 75.0  # silence between two requests; just above the 60 s of common proxies
@@ -93,6 +97,7 @@ class Config:
         _choice("forwarded", self.forwarded, FORWARDED)
         if not isinstance(self.reuse_port, bool):
             raise ConfigError(f"reuse_port must be True or False, not {self.reuse_port!r}")
+        checked_tls(self.ssl)
         object.__setattr__(self, "trusted_proxies", checked_proxies(self.trusted_proxies))
         self._check_listeners()
         _choice("half_closed", self.half_closed, ("close", "answer"))
@@ -193,6 +198,7 @@ class ServerOptions(TypedDict, total=False):
     backlog: int
     reuse_port: bool
     server_header: str | None
+    ssl: SSLContext | TLS | None
     thread: int
     queue_size: int
     worker_name_prefix: str
@@ -215,6 +221,7 @@ class ServerOptions(TypedDict, total=False):
     read_ahead: int
     max_connections: int
     max_connections_per_address: int
+    handshake_timeout: float
     head_timeout: float
     body_timeout: float
     keep_alive_timeout: float
@@ -233,7 +240,7 @@ class ServerOptions(TypedDict, total=False):
 
 
 #: What a `Listen` may have of its own.
-OF_LISTENERS = ("backlog", "reuse_port", "proxy_protocol", "forwarded", "trusted_proxies")
+OF_LISTENERS = ("backlog", "reuse_port", "ssl", "proxy_protocol", "forwarded", "trusted_proxies")
 
 
 _ZERO_ALLOWED = frozenset({"port", "spread"})
