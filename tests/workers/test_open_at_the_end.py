@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
 from commands import PATIENCE, Command, serving
 
 MANY = 50

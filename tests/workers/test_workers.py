@@ -12,6 +12,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
 from commands import PATIENCE, Command
 from commands import serving as serving_app
 
