@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextvars
 import dataclasses
 import math
-from collections import deque
 from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from channelkit._lifecycle import NEW
 from channelkit.channel import Channel
 from channelkit.http import Response
 from channelkit.session.actions import Attached, Detached, Ended, Finish, Kind, Room, ServerAction, Start, Write
+from channelkit.session.doing import Doing
 from channelkit.session.frames import Frame, Numbered, check_payload
 from channelkit.session.refusals import Refusal
 from channelkit.session.server import Admitted, Refused, ServerSession
@@ -143,10 +143,10 @@ class SessionChannel(Channel):
     def _abort(self) -> None:
         self._session.abort()
 
-    def ended(self, ending: Ending, unsent: int) -> None:
+    def ended(self, ending: Ending) -> None:
         """The session is over: once, by the machine."""
         info = ending.close_info(server=True)
-        self._ended(info.status, info.code, info.reason, info.by, delivered=info.delivered, unsent=unsent)
+        self._ended(info.status, info.code, info.reason, info.by, delivered=info.delivered, unsent=info.unsent)
 
 
 class _Payload:
@@ -181,8 +181,7 @@ class LiveSession:
         self._start = start
         self._over = over
         self._carriers: dict[int, Carrier] = {}
-        self._todo: deque[ServerAction] = deque()
-        self._doing = False
+        self._doing = Doing(self._act)
         self._pulling = False  # until the handler has begun
         self._deadline = Deadline(self.loop, self._tick)
         self._armed = math.inf  # when it fires
@@ -201,19 +200,17 @@ class LiveSession:
 
     def attach(self, kind: Kind, a: int, ack: int, carrier: Carrier, wait: float = 0.0) -> int | Refusal:
         """Make `carrier` the attachment: its number, by which it is known from now on; or why not."""
-        unsent = self.machine.sender.bytes
         result = self.machine.attach(kind, a, ack, self.loop.time(), wait=wait, draining=self._host.stopping)
         if isinstance(result, Admitted):
             self._carriers[result.number] = carrier
-        self.do(result.actions, unsent)
+        self.do(result.actions)
         return result.number if isinstance(result, Admitted) else result.refusal
 
     def received(self, attachment: int, frame: Frame) -> None:
         """A frame came on a WebSocket."""
-        unsent = self.machine.sender.bytes
         actions = self.machine.received(attachment, frame, self.loop.time())
         if actions:
-            self.do(actions, unsent)
+            self.do(actions)
         self._pull()
 
     def broke(self, attachment: int, code: int, reason: str) -> None:
@@ -227,9 +224,8 @@ class LiveSession:
 
     def post(self, a: int, ack: int, frames: list[Numbered]) -> Refusal | int:
         """A batch came by POST: the ack to answer, or the refusal."""
-        unsent = self.machine.sender.bytes
         result = self.machine.post(a, ack, frames, self.loop.time())
-        self.do(result.actions, unsent)
+        self.do(result.actions)
         if isinstance(result, Refused):
             return result.refusal
         self._pull()  # what there is room for enters the inbox before the answer tells of it
@@ -237,23 +233,21 @@ class LiveSession:
 
     def delete(self, a: int) -> Refusal | None:
         """The client ends it, now; None if it may."""
-        unsent = self.machine.sender.bytes
         result = self.machine.delete(a, self.loop.time())
-        self.do(result.actions, unsent)
+        self.do(result.actions)
         return result.refusal if isinstance(result, Refused) else None
 
     # -- what the channel and its exchange ask
 
     def send(self, payload: str | bytes) -> None:
         actions = self.machine.send(payload, self.loop.time())
-        if len(actions) == 1 and not self._doing:  # one frame on an open carrier: no deadline comes nearer by it
-            self._act(actions[0], 0)
+        if len(actions) == 1 and not self._doing.busy:  # one frame on an open carrier: no deadline comes nearer by it
+            self._act(actions[0])
         else:
             self.do(actions)
 
     def close(self, code: int, reason: str) -> None:
-        unsent = self.machine.sender.bytes
-        self.do(self.machine.close(code, reason, self.loop.time()), unsent)
+        self.do(self.machine.close(code, reason, self.loop.time()))
 
     def blocked(self) -> None:
         self.do(self.machine.blocked(self.loop.time()))
@@ -271,25 +265,16 @@ class LiveSession:
             self.abort()
 
     def abort(self) -> None:
-        unsent = self.machine.sender.bytes
-        self.do(self.machine.kill(1001, "", self.loop.time()), unsent)
+        self.do(self.machine.kill(1001, "", self.loop.time()))
 
     # -- the machine's actions
 
-    def do(self, actions: list[ServerAction], unsent: int = 0) -> None:
+    def do(self, actions: list[ServerAction]) -> None:
         """Do what the machine says, in order, before it is asked anything else."""
-        self._todo.extend(actions)
-        if self._doing:
-            return
-        self._doing = True
-        try:
-            while self._todo:
-                self._act(self._todo.popleft(), unsent)
-        finally:
-            self._doing = False
-        self._arm()
+        if self._doing(actions):
+            self._arm()
 
-    def _act(self, action: ServerAction, unsent: int) -> None:
+    def _act(self, action: ServerAction) -> None:
         if isinstance(action, Write):
             carrier = self._carriers.get(action.attachment)
             if carrier is not None:
@@ -303,7 +288,7 @@ class LiveSession:
         elif isinstance(action, Start):
             self._begin()
         elif isinstance(action, Ended):
-            self._end(action.ending, unsent)
+            self._end(action.ending)
         else:
             self.channel.moved(action)
 
@@ -314,9 +299,9 @@ class LiveSession:
             self._context.run(self._start, self.channel)
         self.loop.call_soon(self._pull)
 
-    def _end(self, ending: Ending, unsent: int) -> None:
+    def _end(self, ending: Ending) -> None:
         self._deadline.cancel()
-        self.channel.ended(ending, unsent if ending.unacknowledged else 0)
+        self.channel.ended(ending)
         self._host.leave(self)
         self._over(self)
 
@@ -325,13 +310,11 @@ class LiveSession:
             return
         while self._pulling and (message := self.machine.pull()) is not None:
             self.channel._received(message.payload)
-        unsent = self.machine.sender.bytes
-        self.do(self.machine.settle(self.loop.time()), unsent)
+        self.do(self.machine.settle(self.loop.time()))
 
     def _tick(self) -> None:
         self._armed = math.inf
-        unsent = self.machine.sender.bytes
-        self.do(self.machine.tick(self.loop.time()), unsent)
+        self.do(self.machine.tick(self.loop.time()))
 
     def _arm(self) -> None:
         """Deadlines mostly move away as a session lives; a timer that comes too early looks, and sleeps on."""
