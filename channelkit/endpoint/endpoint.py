@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
 from channelkit import registry
@@ -18,6 +19,7 @@ from channelkit.config import SessionConfig
 from channelkit.endpoint.addresses import Address, parse_address
 from channelkit.endpoint.admission import COOKIE, Admission, Authenticate, credential
 from channelkit.endpoint.cors import Cors, Fields, checked_origins, is_preflight, with_fields
+from channelkit.endpoint.failures import Failures
 from channelkit.endpoint.table import Sessions
 from channelkit.endpoint.uplink import post
 from channelkit.endpoint.visit import Visit
@@ -30,7 +32,8 @@ from channelkit.session.frames import SUBPROTOCOL
 from channelkit.session.query import parse_query
 from channelkit.session.refusals import Refusal
 from channelkit.status import CloseStatus
-from channelkit.transports.session import LiveSession, SessionChannel
+from channelkit.transports.session import LiveSession
+from channelkit.transports.session_channel import SessionChannel
 from channelkit.transports.session_http import NO_STORE, refusal_response
 
 TRANSPORTS = ("websocket", "http_stream", "long_poll")
@@ -66,13 +69,12 @@ class Endpoint:
         self._handler = _checked(handler, on_open or on_receive)
         self._transports = _names(transports)
         config = session or SessionConfig()
-        if config.ack == "processed":
-            raise NotAvailable("ack='processed' is not in this version; leave it at 'inbox'")
         listed = checked_origins(origins)
-        self._admission = Admission(authenticate, listed)
+        failures = Failures(config.failed_credentials, config.failure_interval, config.failing_addresses)
+        self._admission = Admission(authenticate, listed, failures)
         self._cors = Cors(listed, config.preflight_age)
         self._callbacks: dict[str, Any] = {"on_open": on_open, "on_receive": on_receive, "on_close": on_close}
-        self._sessions = Sessions(config, self._begin)
+        self._sessions = Sessions(config, failures, self._begin)
 
     def __repr__(self) -> str:
         return f"<Endpoint of {self._handler!r}, {self.session_count} sessions>"
@@ -110,7 +112,9 @@ class Endpoint:
             return self._foreign(request, refusal)
         if address is None:
             return await self._connection(request, fields)
-        principal = await self._admission.principal(request)
+        loop = unanswered(request).loop
+        proven = partial(self._sessions.proven, loop, address.sid, secret)
+        principal = await self._admission.principal(request, loop, proven)
         if isinstance(principal, Response):
             return principal
         try:
@@ -146,9 +150,9 @@ class Endpoint:
         return Response(status, headers, text)
 
     async def _channel(self, request: Request, framing: str | None = None, fields: Fields = ()) -> Any:
-        principal = await self._admission.principal(request)
-        if isinstance(principal, Response):
-            return principal
+        principal = await self._admission.principal(request, unanswered(request).loop, lambda: False)
+        if isinstance(principal, Response | Refusal):
+            return principal if isinstance(principal, Response) else refusal_response(principal)
         channel = make_channel(request, headers=fields, framing=framing, origins=("*",), quiet=True)  # judged already
         self._open(channel)
         if self._handler is not None:
@@ -165,6 +169,8 @@ class Endpoint:
         try:
             async with channel:
                 await self._handler(channel)
+                if isinstance(channel, SessionChannel):
+                    channel.handled()
         except Exception:
             logger.exception("the handler of %r raised; closed with 1011", channel)
         finally:
@@ -182,7 +188,7 @@ class Endpoint:
         if address.sid is None:
             return self._create(request, principal)
         query = parse_query(request.query_params)
-        found = self._sessions.find(unanswered(request).loop, address.sid, secret, principal)
+        found = self._sessions.find(request, unanswered(request).loop, address.sid, secret, principal)
         if isinstance(found, Refusal):
             return refusal_response(found)
         if request.method == "DELETE":
@@ -203,7 +209,7 @@ class Endpoint:
         answer = transport.carry(visit, way)
         return await answer if inspect.isawaitable(answer) else answer
 
-    def _create(self, request: Request, principal: Hashable) -> Response:
+    def _create(self, request: Request, principal: Any) -> Response:
         query = parse_query(request.query_params)
         made = self._sessions.make(request, unanswered(request), principal, query.a)
         if isinstance(made, Refusal):

@@ -566,5 +566,3 @@ def test_options(where: str, backend: Backend) -> None:
         Endpoint(echo, transports=[])
     with pytest.raises(NotAvailable, match="plain function"):
         Endpoint(lambda channel: None)  # type: ignore[arg-type,return-value]
-    with pytest.raises(NotAvailable, match="processed"):
-        Endpoint(echo, session=SessionConfig(ack="processed"))
