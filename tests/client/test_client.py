@@ -168,7 +168,7 @@ def test_a_successor_goes_on(transport: str, backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("transport", ["websocket", "http_stream", "events"])
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_loss_is_told(transport: str, backend: Backend) -> None:
     """A server that is not reached within its grace: not delivered, with the bytes that nobody said to have."""
 
