@@ -69,7 +69,8 @@ def plain_action(action: act.ClientAction) -> dict[str, Any]:
 
 
 def plain_ending(ending: Any) -> dict[str, Any]:
-    return {name: getattr(ending, name) for name in type(ending).__slots__}
+    """All but the bytes of what may be lost: the browser's close info has no such member."""
+    return {name: getattr(ending, name) for name in type(ending).__slots__ if name != "unacknowledged_bytes"}
 
 
 def plain_saved(saved: Saved) -> dict[str, Any]:
