@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 
 from channelkit._deadline import Deadline
 from channelkit._request_body import RequestBody
+from channelkit._trust import trusted
 from channelkit.errors import BadRequest
 from channelkit.http import Request
 from channelkit.responding import refuse
 from channelkit.server.http1_exchange import Http1Exchange
+from channelkit.server.pump.proxied import name_of
 from channelkit.server.websocket import WebSocketConnection
+from channelkit.wire.forwarded import Malformed, read_forwarded, read_x_forwarded
 from channelkit.wire.http1_requests import END, RequestHead, RequestReader
 from channelkit.wire.http1_responses import CONTINUE
 from channelkit.wire.websocket_handshake import is_websocket_request, offered_subprotocols
@@ -52,6 +55,7 @@ class HttpConnection:
         "_ending",
         "_eof",
         "_exchange",
+        "_fronted",
         "_held_back",
         "_in_head",
         "_reader",
@@ -74,6 +78,7 @@ class HttpConnection:
         self._eof = False
         self._held_back = False  # we switched reading off
         self._in_head = False  # a head has begun and its deadline runs
+        self._fronted = self.config.forwarded != "ignore" and self.config.trusts(link.peer)
         self._served = False  # a request has been answered
         self._deadline = Deadline(core.loop, self._expired)
         self._deadline.set(self.config.head_timeout)
@@ -183,9 +188,24 @@ class HttpConnection:
             exchange=exchange,
             source=exchange.body,
         )
+        if self._fronted:
+            self._introduce(request)
         if request.is_websocket:
             exchange.keep_alive = False  # if it is refused: what follows may be frames, and is run as no request
         self._core.handle(request, exchange)
+
+    def _introduce(self, request: Request) -> None:
+        """A trusted proxy has sent it: whose it is, the proxy says, if it says so in a way one can read."""
+        read = read_forwarded if self.config.forwarded == "forwarded" else read_x_forwarded
+        try:
+            origin = read(request.raw_headers, trusted(tuple(self.config.trusted_proxies)).named)
+        except Malformed as error:
+            self.loop.tally.hit("forwarded", f"what {name_of(self.link.peer)} told of a client is ignored: {error}")
+            return
+        if origin.client is not None or origin.hidden:
+            request.client = origin.client
+        request.scheme = origin.scheme or request.scheme
+        request._host = origin.host
 
     def _hold_back(self) -> None:
         """Requests behind this one wait, bounded: then reading stops, and TCP slows the client down."""

@@ -18,7 +18,7 @@ from anyio.abc import TaskStatus
 from channelkit._lifecycle import logger
 from channelkit._loop import Loop, open_loop
 from channelkit.config import Config, ServerOptions
-from channelkit.errors import ConfigError, NotAvailable
+from channelkit.errors import ConfigError
 from channelkit.responding import Handler, checked_handler
 from channelkit.server import systemd
 from channelkit.server.certificates import Certificates, reload_all
@@ -309,12 +309,9 @@ def _thread_main(server: Server, main: Any, backend: str, started: threading.Eve
 def checked_config(options: Any) -> Config:
     """The options as a Config.  Raises ConfigError, or TypeError for a name that is no option."""
     try:
-        config = Config(**options)
+        return Config(**options)
     except TypeError as error:
         raise TypeError(f"{error}; the options are the fields of channelkit.Config") from None
-    if config.proxy_protocol != "disable":
-        raise NotAvailable("the PROXY protocol is not in this version; leave proxy_protocol at 'disable'")
-    return config
 
 
 @asynccontextmanager

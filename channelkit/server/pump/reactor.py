@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from channelkit._deadline import Deadline
 from channelkit._places import place_of
-from channelkit.server.pump.accepting import Listener, OnConnect
+from channelkit.server.pump.accepting import Listener, OnConnect, told
 from channelkit.server.pump.link import FINISHING, LINGER_BYTES, LOST, OPEN, Link
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop
     from channelkit.config import Config
+    from channelkit.server.pump.proxied import Proxied
     from channelkit.server.pump.tls_link import TlsAcceptor, TlsLink
+    from channelkit.wire.proxy_protocol import ProxyHeader
 
 IN, OUT, HUP, ERR, RDHUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP, select.EPOLLERR, select.EPOLLRDHUP
 READ_SIZE = 256 * 1024
@@ -74,14 +76,15 @@ class Reactor:
         self._closing: list[socket.socket] = []  # closed at the end of the tick, so no number is reused within it
         self._listeners: list[Listener] = []
         self._closed = False
+        self.proxied: set[Proxied] = set()  # connections before their PROXY header
         self._places: dict[str | bytes, int] = {}  # where peers are -> how many connections from there
         self.on_link_closed: Callable[[], None] = lambda: None
         loop.watch(self.poller.fileno(), self.tick)
 
     @property
     def links(self) -> int:
-        """How many connections there are, those that only linger included."""
-        return len(self._links)
+        """How many connections there are, also those that only linger, and those that no proxy has introduced yet."""
+        return len(self._links) + len(self.proxied)
 
     @property
     def plain(self) -> memoryview:
@@ -113,20 +116,25 @@ class Reactor:
         sock: socket.socket,
         on_connect: OnConnect,
         config: Config | None = None,
+        header: ProxyHeader | None = None,
         *,
         tls: TlsAcceptor | None = None,
+        counted: bool = True,
     ) -> Link:
         """Serve a connected socket.  The engine may already write, pause or abort while it is made.
 
-        With `tls` it is made when the handshake is done.
+        With `tls` it is made when the handshake is done.  `header` is what a proxy has told of the connection.  Not
+        `counted`, it is none of the connections of its address.
         """
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         config = config or self.config
         link = SocketLink(self, sock, config) if tls is None else tls.link(self, sock, config, on_connect)
+        if header is not None:
+            link.introduced(header)
         self._links.add(link)
-        link.place = place = place_of(link.peer)
+        link.place = place = place_of(link.peer) if counted else None
         if place is not None:
             self._places[place] = self._places.get(place, 0) + 1
         self.register(sock.fileno(), link, IN | RDHUP)
@@ -139,8 +147,12 @@ class Reactor:
         return link
 
     def forget(self, listener: Listener) -> None:
-        """It is closed, and so are the connections that are still in their handshake: nothing was asked there."""
+        """It is closed, and so are the connections of which nobody has told yet whose they are, and those that are
+        still in their handshake: nothing was asked there.
+        """
         self._listeners.remove(listener)
+        for one in tuple(self.proxied):
+            one.close()
         for link in tuple(self.handshaking):
             link.hang_up()
 
@@ -171,6 +183,10 @@ class Reactor:
             self._places[link.place] -= 1
             if not self._places[link.place]:
                 del self._places[link.place]
+        self.room_again()
+
+    def room_again(self) -> None:
+        """A connection is over."""
         for listener in self._listeners:
             listener.wake()
         self.on_link_closed()
@@ -556,15 +572,11 @@ class SocketLink(Link):
 
 
 def _address(ask: Callable[[], Any]) -> Any:
-    """(host, port), or None where the socket has no such thing; IPv4 by its own address on an IPv6 socket too."""
+    """(host, port), or None where the socket has no such thing."""
     try:
-        address = ask()
+        return told(ask())
     except OSError:
         return None
-    if not isinstance(address, tuple):
-        return None
-    host, port = address[:2]
-    return (host[7:] if host.startswith("::ffff:") and "." in host else host), port
 
 
 __all__ = ["OPEN", "Listener", "Reactor", "SocketLink"]
