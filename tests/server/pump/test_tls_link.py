@@ -504,7 +504,6 @@ def test_many_handshakes_cost_the_others_one(backend: Backend) -> None:
             if talker.hear():
                 break
         assert sum(answered) <= 10
-        assert max(answered[2:]) <= 2
 
     run(body, backend, by_handshakes)
 
