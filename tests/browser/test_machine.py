@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -424,6 +424,3 @@ def test_successors(
 def test_numbers_of_instances(twin: node.Program, a: int, milliseconds: int, digits: int) -> None:
     """A successor's number is the same rule on both sides."""
     assert twin.ask({"nextInstance": [a, milliseconds, digits]}) == next_instance(a, milliseconds, digits)
-
-
-
