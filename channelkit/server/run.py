@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskStatus
 
+from channelkit._draining import OnStop
 from channelkit._lifecycle import logger
 from channelkit._loop import Loop, open_loop
 from channelkit.config import Config, ServerOptions
@@ -48,6 +49,7 @@ class Server:
         self._timeout = 0.1
         self._wanted: anyio.Event | None = None
         self._hurry: anyio.CancelScope | None = None
+        self._on_stop: OnStop | None = None
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -187,6 +189,7 @@ class Server:
     ) -> None:
         async with anyio.create_task_group() as handlers:
             core = self._core = ServerCore(handler, config, loop, handlers)
+            core.on_stop = self._on_stop
             core.lingering = lambda: reactor.links
             reactor.on_link_closed = core.changed
             for one in self._opened:
@@ -199,7 +202,7 @@ class Server:
                     await self._wanted.wait()
                     self._stop_listening()
                     with anyio.CancelScope() as self._hurry:
-                        await core.drain(self._timeout)
+                        await core.drain(self._timeout, config.spread)
             finally:
                 self._stop_listening()
                 with anyio.CancelScope(shield=True):
@@ -232,6 +235,7 @@ async def serve(
     handler: Handler,
     *,
     lifespan: Lifespan | None = None,
+    on_stop: OnStop | None = None,
     handle_signals: bool = True,
     task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED,
     **options: Unpack[ServerOptions],
@@ -239,7 +243,10 @@ async def serve(
     """Serve `handler` until stopped: `anyio.run(serve, handler)`, or `server = await tg.start(serve, handler)`.
 
     `lifespan` makes an async context manager that is opened before the server listens and closed after it has
-    drained; by default it is the handler's own `lifespan`, if it has one, as an `ASGIHandler` does.  `options` are the
+    drained; by default it is the handler's own `lifespan`, if it has one, as an `ASGIHandler` does.  `on_stop()` is
+    called when it begins to stop, before anything is closed, and awaited if it is asynchronous: the time to say a last
+    word to everybody; by default the handler's own `on_stop`, if it has one.  It is part of the patience, is cancelled
+    with it, and is not called when `serve` is cancelled.  `options` are the
     fields of `Config`.  Reports its `Server` once it listens.  In the main thread SIGINT and
     SIGTERM stop it with the patience of `drain_timeout`, a second one at once, and with `ssl=TLS(...)` SIGHUP reads
     the certificates again; `handle_signals=False` leaves all of them alone.
@@ -250,13 +257,16 @@ async def serve(
     KeyboardInterrupt, a callback lets out.
     """
     config = checked_config(options)
-    await Server()._run(checked_handler(handler), lifespan_of(handler, lifespan), config, handle_signals, task_status)
+    server = Server()
+    server._on_stop = _on_stop_of(handler, on_stop)
+    await server._run(checked_handler(handler), lifespan_of(handler, lifespan), config, handle_signals, task_status)
 
 
 def run_server(
     handler: Handler,
     *,
     lifespan: Lifespan | None = None,
+    on_stop: OnStop | None = None,
     backend: Literal["asyncio", "trio"] = "asyncio",
     **options: Unpack[ServerOptions],
 ) -> Server:
@@ -270,6 +280,7 @@ def run_server(
     if backend not in ("asyncio", "trio"):
         raise ConfigError(f"backend must be 'asyncio' or 'trio', not {backend!r}")
     server = Server()
+    server._on_stop = _on_stop_of(handler, on_stop)
     started = threading.Event()
     status = _ThreadStatus(started)
     main = partial(server._run, handler, lifespan, config, False, status)
@@ -281,6 +292,13 @@ def run_server(
     if server.status != "running" and server._error is not None:
         server.join()  # raises it
     return server
+
+
+def _on_stop_of(handler: Handler, on_stop: OnStop | None) -> OnStop | None:
+    found = getattr(handler, "on_stop", None) if on_stop is None else on_stop
+    if found is not None and not callable(found):
+        raise ConfigError(f"on_stop must be a function without arguments, not {found!r}")
+    return found
 
 
 class _ThreadStatus:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import select
 import shutil
 import ssl
 import subprocess
-import time
+from subprocess import PIPE
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -107,6 +109,20 @@ def test_tls_on_a_plain_port_is_closed_at_once(host: Host, authority: Authority)
     host.until(lambda: host.server is not None and host.server.limit_counts.get("refused 400"))
 
 
+def talk(client: subprocess.Popen[bytes], text: bytes, answer: str) -> None:
+    """Type `text` and wait until `answer` is printed."""
+    assert client.stdin is not None
+    assert client.stdout is not None
+    client.stdin.write(text)
+    client.stdin.flush()
+    output = ""
+    while answer not in output:
+        assert select.select([client.stdout], [], [], 10)[0], f"no {answer!r} in {output!r}"
+        data = os.read(client.stdout.fileno(), 65536)
+        assert data, f"no {answer!r} in {output!r}"
+        output += data.decode(errors="replace")
+
+
 def test_openssl_changes_keys_and_may_not_renegotiate(secure: SecureHost) -> None:
     """K and k of s_client are key updates, with and without an answer; R is a renegotiation, which ends it there."""
     program = shutil.which("openssl")
@@ -114,18 +130,15 @@ def test_openssl_changes_keys_and_may_not_renegotiate(secure: SecureHost) -> Non
         pytest.skip("openssl is not installed")
     secure.serve()
     line = [program, "s_client", "-connect", f"127.0.0.1:{secure.host.port}", "-CAfile", str(secure.authority.file)]
-    with subprocess.Popen(
-        [*line, "-tls1_3"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as client:
-        assert client.stdin is not None
-        for text in ("GET /1 HTTP/1.1\nHost: x\n\n", "K\n", "GET /2 HTTP/1.1\nHost: x\n\n", "k\n"):
-            client.stdin.write(text.replace("\n", "\r\n") if text.startswith("GET") else text)
-            client.stdin.flush()
-            time.sleep(0.2)  # s_client takes a command only as the first letter of what it reads at once
-        client.stdin.write("GET /3 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        client.stdin.flush()
-        output, _ = client.communicate(timeout=10)
-    assert [f"https /{number} 0" in output for number in (1, 2, 3)] == [True] * 3, output
+    with subprocess.Popen([*line, "-tls1_3"], stdin=PIPE, stdout=PIPE, stderr=subprocess.STDOUT) as client:
+        # It takes a command only as the first letter of what it reads at once: so each waits for the one before.
+        try:
+            for path, command in (("/1", b"K\n"), ("/2", b"k\n"), ("/3", b"")):
+                talk(client, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), f"https {path} 0")
+                if command:
+                    talk(client, command, "KEYUPDATE")
+        finally:
+            client.kill()
     done = subprocess.run([*line, "-tls1_2"], input="R\n", capture_output=True, text=True, check=False, timeout=10)
     assert "no renegotiation" in done.stderr, done.stderr
 
