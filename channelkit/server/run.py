@@ -380,7 +380,9 @@ async def _watch_signals(server: Server, received: AsyncIterator[signal.Signals]
 
 async def _reload(server: Server) -> None:
     """Nobody is there to catch what is wrong: it is logged, and the old certificates stay."""
+    systemd.reloading()
     try:
         await anyio.to_thread.run_sync(server.reload_certificates)
     except ConfigError as error:
         logger.error("SIGHUP: the certificates stay as they were: %s", error)
+    systemd.notify(systemd.READY)
