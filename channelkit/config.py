@@ -78,6 +78,7 @@ class Config:
     linger_timeout: float = 2.0  # after the last byte: reading away what a peer still sends, so it gets the answer
     half_closed_timeout: float = 30.0  # a peer hung up while we had stopped reading: how long its rest is kept
     drain_timeout: float = 10.0  # at SIGTERM or SIGINT: for running requests; below the 30 s until orchestrators kill
+    spread: float = 0.0  # at a stop: over so long are channels closed; with many clients, spares the next server a herd
     handler_cleanup_timeout: float = 5.0  # after drain's deadline: for on_close callbacks and `finally` blocks
     lifespan_timeout: float = 60.0  # after the drain, for the shutdown of an application or `lifespan=` (hypercorn's)
     slow_callback: float = 0.1  # a synchronous callback on the loop that takes longer is logged
@@ -90,6 +91,8 @@ class Config:
             raise ConfigError(f"port must be 0 to 65535 (0: any free port), not {self.port}")
         if self.hard_mark < self.soft_mark:
             raise ConfigError(f"hard_mark ({self.hard_mark}) must not be below soft_mark ({self.soft_mark})")
+        if self.spread >= self.drain_timeout:
+            raise ConfigError(f"spread ({self.spread}) must be below drain_timeout ({self.drain_timeout})")
         _choice("proxy_protocol", self.proxy_protocol, PROXY_PROTOCOL)
         _choice("forwarded", self.forwarded, FORWARDED)
         if not isinstance(self.reuse_port, bool):
@@ -229,6 +232,7 @@ class ServerOptions(TypedDict, total=False):
     linger_timeout: float
     half_closed_timeout: float
     drain_timeout: float
+    spread: float
     handler_cleanup_timeout: float
     lifespan_timeout: float
     slow_callback: float
@@ -239,7 +243,7 @@ class ServerOptions(TypedDict, total=False):
 OF_LISTENERS = ("backlog", "reuse_port", "ssl", "proxy_protocol", "forwarded", "trusted_proxies")
 
 
-_ZERO_ALLOWED = frozenset({"port"})
+_ZERO_ALLOWED = frozenset({"port", "spread"})
 
 
 def _int(name: str, value: object) -> None:
@@ -249,6 +253,8 @@ def _int(name: str, value: object) -> None:
 
 
 def _seconds(name: str, value: object) -> None:
+    if name in _ZERO_ALLOWED and value == 0:
+        return
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value <= 0:
         raise ConfigError(f"{name} must be seconds above 0 (math.inf switches it off), not {value!r}")
 

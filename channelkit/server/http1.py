@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 from channelkit._deadline import Deadline
+from channelkit._draining import LAST_REQUEST
 from channelkit._request_body import RequestBody
 from channelkit._trust import trusted
 from channelkit.errors import BadRequest
@@ -34,7 +35,7 @@ EVENTS_PER_TURN = 64
 #: What a refusal answers to, when there was no request that could be read.
 _UNREADABLE = RequestHead(
     method="GET",
-    target="/",
+    target="-",
     http_version="1.1",
     headers=(),
     keep_alive=False,
@@ -190,6 +191,7 @@ class HttpConnection:
         )
         if self._fronted:
             self._introduce(request)
+        exchange.client = request.client
         if request.is_websocket:
             exchange.keep_alive = False  # if it is refused: what follows may be frames, and is run as no request
         self._core.handle(request, exchange)
@@ -313,6 +315,7 @@ class HttpConnection:
                 self._end()
             return
         self._exchange = exchange = Http1Exchange(self, _UNREADABLE)
+        exchange.client = self.link.peer
         refuse(exchange, error)
         self._ending = True
 
@@ -325,6 +328,8 @@ class HttpConnection:
         elif self.link.unsent or self._reader.in_head:
             # Not idle: the write timeout runs, or the next request is here and has its turn soon.
             self._deadline.set(self.config.keep_alive_timeout)
+        elif self._core.stopping:
+            self._end()
         else:
             name = "keep_alive_timeout" if self._served else "head_timeout"
             self.loop.tally.hit(name, "a silent connection was closed", logging.DEBUG)
@@ -357,11 +362,13 @@ class HttpConnection:
         return websocket
 
     def going_away(self, now: bool) -> None:
-        """The server stops: idle connections go at once, a running request may finish."""
-        if self._exchange is None:
-            self._end()
-        else:
+        """The server stops: an idle connection goes if no request is on its way, a running request may finish."""
+        if self._exchange is not None:
             self._exchange.going_away(now)
+        elif now:
+            self._end()
+        elif not self._in_head:
+            self._deadline.set(LAST_REQUEST)
 
     def abort(self) -> None:
         self.link.abort()

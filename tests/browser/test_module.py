@@ -45,7 +45,9 @@ def test_the_package_ships_it() -> None:
 
 def fetch(server: Server, name: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
     request = urllib.request.Request(
-        f"http://127.0.0.1:{server.port}/static/{name}", method=method, headers={k.replace("_", "-"): v for k, v in headers.items()}
+        f"http://127.0.0.1:{server.port}/static/{name}",
+        method=method,
+        headers={k.replace("_", "-"): v for k, v in headers.items()},
     )
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:

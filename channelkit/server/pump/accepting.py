@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from channelkit.wire.proxy_protocol import ProxyHeader
 
 ACCEPTS_PER_TURN = 64
+LAST_TURNS = 32  # at the end: 2,048 connections, more than `backlog` lets wait
 REST = 0.5  # seconds a listener rests when descriptors have run out
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -138,7 +139,10 @@ class Listener:
             self._reactor.register(self._sock.fileno(), self, select.EPOLLIN)
 
     def close(self) -> None:
-        """Stop listening at once; nothing more is accepted."""
+        """Stop listening at once.  What waits in the kernel's queue was promised an answer: it is accepted still."""
+        if not self._resting:
+            for _ in range(LAST_TURNS):
+                self.on_events(0)
         sock, self._sock = self._sock, None
         if sock is not None:
             self._reactor.forget(self)
