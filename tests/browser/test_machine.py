@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from channelkit.session.codec import hello_members
 from channelkit.session.frames import Ack, Binary, End, Frame, Hello, Ping, Terms, Text, numbered
 from channelkit.session.identity import next_instance
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "session")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "session"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 import node
 from session_world import Event, Scope, World
@@ -37,7 +38,7 @@ def twin() -> Iterator[node.Program]:
         yield program
 
 
-# -- a life, written down -----------------------------------------------------------------------------------------------
+# -- a life, written down ----------------------------------------------------------------------------------------------
 
 
 def plain(frame: Frame) -> list[Any]:
@@ -180,7 +181,7 @@ def _argument(call: str, value: Any) -> Any:
     return value
 
 
-# -- lives among real servers --------------------------------------------------------------------------------------------
+# -- lives among real servers ------------------------------------------------------------------------------------------
 
 
 class WrittenWorld(World):
@@ -224,7 +225,7 @@ def test_lives_in_a_hostile_network(twin: node.Program, kind: Kind, walk: list[i
         life.check(twin)
 
 
-# -- lives that no server gives ------------------------------------------------------------------------------------------
+# -- lives that no server gives ----------------------------------------------------------------------------------------
 
 WHEN = st.sampled_from((0.0,) * 9 + (0.25, 0.5, 1.0, 1.0, 4.0, 10.0, 40.0))  # all exact in binary, so sums are too
 FATAL = (
@@ -262,7 +263,7 @@ OPS = st.one_of(*USUAL * 6, *SELDOM)
 
 
 class Player:
-    """Plays what was drawn: numbers are drawn relative to what the machine has.  When a life is over the next begins."""
+    """Plays what was drawn; numbers are drawn relative to the machine's.  When a life is over the next begins."""
 
     def __init__(self, make: Callable[[], Any], kind: Kind) -> None:
         self.make = make
@@ -297,7 +298,7 @@ class Player:
         getattr(self, f"on_{what}")(one, two)
 
     def hello(self, luck: int) -> Hello:
-        """A server's: its numbers around those of the machine, its sender this instance, its line, nobody, a stranger."""
+        """A server's: its numbers around the machine's; their sender this instance, its line, nobody, a stranger."""
         sender, life = self.life.sender, self.life
         recv = (sender.acked, sender.sent, sender.sent + 1, sender.acked + 1)[luck % 4]
         by = (life.instance.line, life.a, 7, None)[luck // 4 % 4]
