@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import node
 
-IMPORT = re.compile(rb'^(?:import|\} from|import .* from) .*?"\./([a-z]+\.js)";', re.M)
+IMPORT = re.compile(rb'^(?:import|\} from|import .* from) .*?"\./([a-z]+\.js)";', re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -88,4 +88,4 @@ def test_in_node(name: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^# pass [1-9]", done.stdout, re.M), done.stdout
+    assert re.search(r"^# pass [1-9]", done.stdout, re.MULTILINE), done.stdout
