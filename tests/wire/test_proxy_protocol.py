@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from proxyprotocol import ProxyProtocolSyntaxError
+from proxyprotocol import ProxyProtocolIncompleteError, ProxyProtocolSyntaxError
 from proxyprotocol.detect import ProxyProtocolDetect
 from proxyprotocol.result import ProxyResultIPv4, ProxyResultIPv6, ProxyResultLocal, ProxyResultUnix, ProxyResultUnknown
 from proxyprotocol.tlv import ProxyProtocolTLV
@@ -128,7 +128,7 @@ def oracle(data: bytes) -> tuple[Any, ...] | None:
             return expected(ProxyProtocolDetect().unpack(data[:v1_end]))
         length = int.from_bytes(data[14:16])
         return expected(ProxyProtocolDetect().unpack(data[: 16 + length]))
-    except (ProxyProtocolSyntaxError, ValueError, struct.error):
+    except (ProxyProtocolSyntaxError, ProxyProtocolIncompleteError, ValueError, struct.error):
         return None
 
 
@@ -188,7 +188,12 @@ def test_what_is_mutated_is_read_as_others_do_or_refused(data: bytes) -> None:
     if found is None:
         return  # not complete
     assert strict(data), data
-    if data[12:13] != b"\x20":  # with LOCAL everything else is to be ignored, which the other does not quite
+    command, family = data[12:14] if data.startswith(SIGNATURE) else (None, None)
+    if command == 0x20:
+        assert told(found) == (False, None, None)  # the rest is to be ignored, which the other does not quite
+    elif family in (0x31, 0x32):
+        assert told(found) == (True, None, None)  # the other wants paths to be ASCII
+    else:
         assert told(found) == oracle(data[: found.size])
 
 
@@ -297,6 +302,17 @@ def test_local_ignores_everything_else() -> None:
     data = binary(command=0x20, family=0x77, payload=b"\x03\0\4xxxxgarbage")
     assert header(data + b"GET") == ProxyHeader(len(data))
     assert header(binary(command=0x20, family=0, payload=b"")) == ProxyHeader(16)
+
+
+def test_a_checksum_over_the_whole_header() -> None:
+    """With zeros where it stands itself; any other byte that changes makes it wrong."""
+    before, behind = bytes(12) + b"\x04\0\1x\x03\0\4", b"\x20\0\5\1\0\0\0\0"
+    value = crc32c(binary(payload=before + bytes(4) + behind)).to_bytes(4)
+    data = binary(payload=before + value + behind)
+    assert header(data) == ProxyHeader(len(data), True, ("0.0.0.0", 0), ("0.0.0.0", 0), secure=True)
+    for at in (*range(16, 28), 31, *range(35, 39), 42):
+        with pytest.raises(BadProxyHeader, match="the checksum is wrong"):
+            read_proxy_header(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], MAX)
 
 
 def test_the_checksum_is_the_one_of_the_rfc() -> None:
