@@ -116,7 +116,7 @@ def test_unix_and_what_is_not_known() -> None:
 PORT = r"(?:0|[1-9][0-9]{0,4})"
 HEX = "[0-9a-fA-F:.]+"
 STRICT = re.compile(
-    rf"PROXY (UNKNOWN( [^\r\n]*)?|TCP4 [0-9.]+ [0-9.]+ {PORT} {PORT}|TCP6 {HEX} {HEX} {PORT} {PORT})\r\n".encode()
+    rf"PROXY (UNKNOWN( [^\n]*)?|TCP4 [0-9.]+ [0-9.]+ {PORT} {PORT}|TCP6 {HEX} {HEX} {PORT} {PORT})\r\n".encode()
 )
 
 
@@ -149,6 +149,14 @@ def strict(data: bytes) -> bool:
     return not rest
 
 
+def verdict(data: bytes) -> ProxyHeader | str | None:
+    """The header, None if it is not complete, or that it is none."""
+    try:
+        return read_proxy_header(data, MAX)
+    except BadProxyHeader:
+        return "bad"
+
+
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
     """A header, with some bytes changed, taken out or put in."""
@@ -176,9 +184,18 @@ def mutated(draw: st.DrawFn) -> bytes:
 @example(b"PROXY TCP6 fe80::1%eth0 ::1 1 2\r\n")
 @example(b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2 \r\n")
 @example(b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\n")
+@example(b"PROXY UNKNOWN \r  \r\n")
+@example(b"PROXY UNKNOWN a\nb\r\n")
 @example(b"PROXY UNKNOWN" + 92 * b"x" + b"\r\n")
 def test_what_is_mutated_is_read_as_others_do_or_refused(data: bytes) -> None:
-    """A header that is accepted means to others the same; one that is refused is refused by them, or by the letter."""
+    """A header that is accepted means to others the same; one that is refused is refused by them, or by the letter.
+
+    However it is cut: no part of it is taken for a whole one, and none is refused that might become one.
+    """
+    verdicts = [verdict(data[:size]) for size in range(len(data) + 1)]
+    decided = [one for one in verdicts if one is not None]
+    assert verdicts == sorted(verdicts, key=lambda one: one is not None)
+    assert len(set(decided)) <= 1
     try:
         found = read_proxy_header(data, MAX)
     except BadProxyHeader as error:
