@@ -14,7 +14,7 @@ from typing import Any, get_args, get_type_hints
 
 import anyio
 
-from channelkit import ConfigError, LifespanFailed
+from channelkit import TLS, ConfigError, LifespanFailed
 from channelkit import serve as serve_here
 from channelkit.cli.arguments import add_backend
 from channelkit.config import Config, ServerOptions
@@ -42,6 +42,10 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser.add_argument("--reload-dir", action="append", metavar="DIR", help="watched for changes (default: --app-dir)")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     add_backend(parser)
+    tls = parser.add_argument_group("TLS (docs/tls.md); SIGHUP reads the files again")
+    tls.add_argument("--ssl-certificate", metavar="FILE", help="speak TLS with this certificate (PEM, chain included)")
+    tls.add_argument("--ssl-key", metavar="FILE", help="its key, if it is not in the same file; not encrypted")
+    tls.add_argument("--ssl-client-ca", metavar="FILE", help="clients must show a certificate by these authorities")
     limits = parser.add_argument_group("options of the server")
     for name, keywords in _server_arguments():
         limits.add_argument(f"--{name.replace('_', '-')}", dest=f"server_{name}", default=argparse.SUPPRESS, **keywords)
@@ -53,6 +57,8 @@ def run(options: argparse.Namespace) -> int:
     logs = {"level": options.log_level.upper(), "format": "%(asctime)s %(levelname)s %(message)s", "stream": sys.stderr}
     server_options = {name[7:]: value for name, value in vars(options).items() if name.startswith("server_")}
     try:
+        if (tls := _tls(options)) is not None:
+            server_options["ssl"] = tls
         if options.workers > 1 or options.reload:
             return _in_workers(options, server_options)
         logging.basicConfig(**logs)
@@ -63,6 +69,14 @@ def run(options: argparse.Namespace) -> int:
     except Exception:
         return _failed(f"{options.target} cannot be served:\n{traceback.format_exc().rstrip()}")
     return 0
+
+
+def _tls(options: argparse.Namespace) -> TLS | None:
+    if options.ssl_certificate is not None:
+        return TLS(certificate=options.ssl_certificate, key=options.ssl_key, client_ca=options.ssl_client_ca)
+    if options.ssl_key is not None or options.ssl_client_ca is not None:
+        raise ConfigError("--ssl-key and --ssl-client-ca need --ssl-certificate")
+    return None
 
 
 def _in_workers(options: argparse.Namespace, server_options: dict[str, Any]) -> int:
