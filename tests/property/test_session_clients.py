@@ -224,7 +224,7 @@ class Course:
         channel = self.tab.channel
         assert channel is not None
         with anyio.move_on_after(HEALING):
-            while channel.close_info is None and not self.arrived:  # noqa: ASYNC110  # virtual time is free
+            while channel.close_info is None and not self.arrived:  # virtual time is free
                 await anyio.sleep(0.5)
 
     @property

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.client import HTTPConnection
+import time
+from contextlib import AbstractContextManager
 from pathlib import Path
-from queue import Empty, Queue
 
 import pytest
+import trustme
 
-PATIENCE = 60.0
+sys.path.insert(0, str(Path(__file__).parent))
+
+from commands import PATIENCE, Command
+from commands import serving as serving_app
 
 APP = """
 import os
@@ -35,78 +37,8 @@ VERSION = "one"
 """
 
 
-class Command:
-    """A running `channelkit serve`, and its log line by line."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-        self.seen: list[str] = []
-        self._lines: Queue[str] = Queue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        self.port = 0
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self._lines.put(line)
-        self._lines.put("")
-
-    def line(self, pattern: str) -> re.Match[str]:
-        """Wait for a line with `pattern` in it that was not asked for yet."""
-        for number, line in enumerate(self.seen):
-            if found := re.search(pattern, line):
-                del self.seen[number]
-                return found
-        while line := self._next():
-            if found := re.search(pattern, line):
-                return found
-            self.seen.append(line)
-        raise AssertionError(f"no line with {pattern!r} in:\n{''.join(self.seen)}")
-
-    def _next(self) -> str:
-        try:
-            return self._lines.get(timeout=PATIENCE)
-        except Empty:
-            return ""
-
-    def workers(self, count: int) -> set[int]:
-        """Wait until `count` workers have become ready; their process numbers."""
-        return {int(self.line(r"worker \d+ \(process (\d+)\) is ready")[1]) for _ in range(count)}
-
-    def get(self, path: str = "/") -> tuple[str, int]:
-        """What a worker says, and which."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        try:
-            connection.request("GET", path)
-            version, number = connection.getresponse().read().decode().split()
-            return version, int(number)
-        finally:
-            connection.close()
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal and wait for the end; the exit code."""
-        self.process.send_signal(number)
-        return self.process.wait(timeout=PATIENCE)
-
-
-@contextmanager
-def serving(folder: Path, *arguments: str, source: str = APP) -> Iterator[Command]:
-    (folder / "served.py").write_text(source)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "channelkit", "serve", "served:handle", "--port", "0", *arguments],
-        cwd=folder,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        command = Command(process)
-        try:
-            command.port = int(command.line(r"listening on http://127.0.0.1:(\d+)|cannot be served")[1] or 0)
-            yield command
-        finally:
-            if process.poll() is None:
-                process.kill()  # its workers notice
+def serving(folder: Path, *arguments: str, source: str = APP) -> AbstractContextManager[Command]:
+    return serving_app(folder, *arguments, source=source)
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -273,3 +205,51 @@ def _alive(number: int) -> bool:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_workers_speak_tls(tmp_path: Path) -> None:
+    """Every worker reads the files; SIGHUP replaces the workers, and the new ones have the new certificate."""
+    ca = trustme.CA()
+    context = ssl.create_default_context(cadata=ca.cert_pem.bytes().decode())
+
+    def issue() -> None:
+        issued = ca.issue_cert("localhost")
+        issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+
+    def serial(port: int) -> object:
+        sock = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        with context.wrap_socket(sock, server_hostname="localhost") as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            certificate = client.getpeercert()
+            assert client.recv(100).startswith(b"HTTP/1.1 200 OK")
+            assert certificate is not None
+            return certificate["serialNumber"]
+
+    issue()
+    with serving(tmp_path, "--workers", "2", "--ssl-certificate", "server.pem") as command:
+        command.workers(2)
+        before = serial(command.port)
+        issue()
+        command.process.send_signal(signal.SIGHUP)
+        command.workers(2)
+        deadline = time.monotonic() + PATIENCE
+        while serial(command.port) == before:  # by an old one, which stops soon
+            assert time.monotonic() < deadline
+        assert command.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--ssl-certificate", "no.pem"], "cannot read no.pem"),
+        (["--ssl-key", "no.pem"], "need --ssl-certificate"),
+    ],
+)
+def test_bad_files_of_tls_are_told(tmp_path: Path, arguments: list[str], text: str) -> None:
+    """One line, and 1."""
+    (tmp_path / "served.py").write_text(APP)
+    line = [sys.executable, "-m", "channelkit", "serve", "served:handle", "--port", "0", *arguments]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 1
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
