@@ -154,7 +154,7 @@ class Reactor:
         for one in tuple(self.proxied):
             one.close()
         for link in tuple(self.handshaking):
-            link.hang_up()
+            link.listener_closed()
 
     def register(self, fd: int, handler: Any, events: int) -> None:
         self._handlers[fd] = handler
@@ -230,7 +230,10 @@ class Reactor:
                 handler.on_events(events)
                 if self._clock() > until:
                     # The rest comes first next time: epoll reports in an unchanging order, so whoever stands at its
-                    # head and is always ready would starve the others.  It is readable still, so there is a next time.
+                    # head and is always ready would starve the others.  It is readable still, so there is a next time;
+                    # but what is watched by edges (`proxied`) was reported once, and would wait here for somebody else.
+                    if batch and self.proxied:
+                        self.loop.call_soon(self.tick)
                     return
 
     def make_ready(self, link: SocketLink) -> None:

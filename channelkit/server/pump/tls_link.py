@@ -304,7 +304,10 @@ class TlsLink(SocketLink):
             self._session.release()
         super()._close(hard)
 
-    def hang_up(self) -> None:
-        """The listener is closing, and nothing has been asked here yet: there is no engine to tell."""
-        self._give_up()
-        self._close(hard=False)
+    def listener_closed(self) -> None:
+        """Whoever has said nothing is let go at once; a handshake that has begun ends, and its request is answered."""
+        if self._silent:
+            self._read()  # it may have begun in the kernel: a close would be a reset
+        if self._silent:
+            self._give_up()
+            self._close(hard=False)

@@ -508,22 +508,33 @@ def test_many_handshakes_cost_the_others_one(backend: Backend) -> None:
     run(body, backend, by_handshakes)
 
 
-def test_the_end_of_the_listener_ends_handshakes_only(backend: Backend) -> None:
-    """What has been established goes on; who has not got so far has asked nothing."""
+def test_the_end_of_the_listener_ends_silent_connections_only(backend: Backend) -> None:
+    """Who has said nothing is let go; a handshake that has begun, if only in the kernel, ends and gets its engine."""
 
     async def body(world: World) -> None:
         sock = socket.create_server(("127.0.0.1", 0))
         sock.setblocking(False)
         listener = world.reactor.listen(sock, world.engine, tls=TlsAcceptor(Source()))
         _, engine = await world.established()
-        halfway = world.connect()
+        silent, begun, in_kernel = (world.connect() for _ in range(3))
+        for client in (begun, in_kernel):
+            with pytest.raises(ssl.SSLWantReadError):
+                client.tls.do_handshake()
+        begun.sock.send(begun.outgoing.read())
         await turn()
+        in_kernel.sock.send(in_kernel.outgoing.read())
         listener.close()
         await turn()
-        assert halfway.read_raw() == b""
-        assert halfway.fin
+        assert silent.read_raw() == b""
+        assert silent.fin
+        for client in (begun, in_kernel):
+            client.incoming.write(client.read_raw())
+            client.tls.do_handshake()
+            client.say(b"hello")
+        await turn()
+        assert [one.data for one in world.engines] == [b"", b"hello", b"hello"]
         assert engine.told == []
-        assert world.reactor.links == 1
+        assert world.reactor.links == 3
 
     run(body, backend)
 
