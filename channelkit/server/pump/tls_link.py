@@ -104,6 +104,7 @@ class TlsLink(SocketLink):
             self._lose(error)
             return
         self.alive = True
+        self._reactor.meters.bytes_received += size
         self._silent = False
         if size == 0:
             self._fin = True
@@ -256,6 +257,7 @@ class TlsLink(SocketLink):
                 self._lose(error)
                 return
             moved += sent
+            self._reactor.meters.bytes_sent += sent
             if sent < len(self._sealed):
                 self._sealed = memoryview(self._sealed)[sent:]
                 break
@@ -304,10 +306,7 @@ class TlsLink(SocketLink):
             self._session.release()
         super()._close(hard)
 
-    def listener_closed(self) -> None:
-        """Whoever has said nothing is let go at once; a handshake that has begun ends, and its request is answered."""
-        if self._silent:
-            self._read()  # it may have begun in the kernel: a close would be a reset
-        if self._silent:
-            self._give_up()
-            self._close(hard=False)
+    def hang_up(self) -> None:
+        """The listener is closed, and nothing has been asked here yet: there is no engine to tell."""
+        self._give_up()
+        self._close(hard=False)
