@@ -161,7 +161,7 @@ class Reactor:
         for one in tuple(self.proxied):
             one.close()
         for link in tuple(self.handshaking):
-            link.listener_closed()
+            link.hang_up()
 
     def register(self, fd: int, handler: Any, events: int) -> None:
         self._handlers[fd] = handler
@@ -240,18 +240,13 @@ class Reactor:
                 now = self._clock()
                 if now - began > TURN:
                     # The rest comes first next time: epoll reports in an unchanging order, so whoever stands at its
-<<<<<<< HEAD
                     # head and is always ready would starve the others.  It is readable still, so there is a next time;
                     # but what is watched by edges (`proxied`) was reported once, and would wait here for somebody else.
                     if batch and self.proxied:
                         self.loop.call_soon(self.tick)
-                    return
-=======
-                    # head and is always ready would starve the others.  It is readable still, so there is a next time.
                     break
         if now - began > self.meters.longest_tick:
             self.meters.longest_tick = now - began
->>>>>>> main
 
     def make_ready(self, link: SocketLink) -> None:
         """`link` has work buffered: it goes on in the next turn."""
