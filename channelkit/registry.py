@@ -103,8 +103,13 @@ def _load() -> None:
         return
     _loaded = True
     for entry in entry_points(group=ENTRY_POINT_GROUP):
-        made = entry.load()
-        register(made() if isinstance(made, type) else made)
+        try:
+            made = entry.load()
+            register(made() if isinstance(made, type) else made)
+        except Exception as error:
+            raise ConfigError(
+                f"the installed transport {entry.name} = {entry.value} cannot be used: {error}"
+            ) from error
 
 
 for _built_in in (
