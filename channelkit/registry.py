@@ -107,9 +107,7 @@ def _load() -> None:
             made = entry.load()
             register(made() if isinstance(made, type) else made)
         except Exception as error:
-            raise ConfigError(
-                f"the installed transport {entry.name} = {entry.value} cannot be used: {error}"
-            ) from error
+            raise ConfigError(f"the installed transport {entry.name} = {entry.value} does not work: {error}") from error
 
 
 for _built_in in (

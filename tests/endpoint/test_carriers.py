@@ -46,6 +46,22 @@ def test_found_by_its_entry_point() -> None:
     assert done.stdout == "['websocket', 'http_stream', 'long_poll', 'records']\n", done.stderr
 
 
+def test_an_installed_one_that_does_not_work_is_named(tmp_path: Path) -> None:
+    """Whoever reads the error knows which package to look at."""
+    about = tmp_path / "broken-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[channelkit.transports]\npigeons = no_such_module:Pigeons\n")
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from channelkit import Endpoint\n"
+        "Endpoint(on_receive=print)\n"
+    )
+    command = [sys.executable, "-P", "-c", program]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert "the installed transport pigeons = no_such_module:Pigeons does not work: No module named" in done.stderr
+
+
 def test_it_needs_the_seam_alone() -> None:
     """What the package imports of channelkit: `spi`, and public names."""
     source = (PLUGINS / "channelkit_records" / "__init__.py").read_text()
