@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 from channelkit._lifecycle import logger
+from channelkit.statistics import ServerStatistics, snapshot
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop
@@ -68,6 +69,10 @@ class Draining:
         """A handler has returned, however."""
         self.running -= 1
         self.changed()
+
+    def statistics(self) -> ServerStatistics:
+        """What has happened on this host, and what is open now.  May be called from any thread."""
+        return snapshot(self)
 
     def changed(self) -> None:
         """Drain looks again whether all is over."""

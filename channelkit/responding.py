@@ -138,6 +138,7 @@ def answer_error(exchange: HttpExchange, error: Exception) -> None:
     """
     refused = isinstance(error, BadRequest)
     if not refused:
+        exchange.loop.meters.handler_errors += 1
         logger.error("the handler of a request raised", exc_info=error)
     channel = exchange.channel
     if channel is not None:

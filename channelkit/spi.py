@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from channelkit.channel import Channel
     from channelkit.config import Config, SessionConfig
     from channelkit.http import Request, Response
+    from channelkit.statistics import ServerStatistics
 
 SPI_VERSION = 1
 
@@ -128,6 +129,10 @@ class Host(Protocol):
 
     def leave(self, guest: Guest) -> None:
         """`guest` is over."""
+
+    def statistics(self) -> ServerStatistics:
+        """What has happened in it, and what is open now."""
+        ...
 
 
 class Outbox(Protocol):

@@ -715,13 +715,14 @@ export class ClientMachine {
     return this.tick(now);
   }
 
-  /** The connection is in doubt: let it show a sign of life within `pingTimeout`. @param {number} now */
+  /** The connection is in doubt: a WebSocket is asked for a sign of life within `pingTimeout`. @param {number} now */
   probe(now) {
-    if (this.link === "up" && this.ending === null) {
+    if (this.link === "up" && this.kind === "websocket" && this.ending === null) {
       this.#heard = Math.min(this.#heard, now - this.terms.ping);
-      this.#wrote = Math.min(this.#wrote, now - this.terms.ping);
+      this.#wrote = now;
+      this.#do({ do: "write", attachment: this.attachment, frames: [{ kind: "p" }] });
     }
-    return this.tick(now);
+    return this.#taken();
   }
 
   /** The page is put away and may come back: no connection until `hurry`. @param {number} now */

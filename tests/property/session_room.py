@@ -14,7 +14,7 @@ from channelkit import Channel, Endpoint, SessionConfig
 from channelkit.config import Config
 from channelkit.endpoint.endpoint import TRANSPORTS
 from channelkit.testing.middlebox import Middlebox, open_middlebox
-from channelkit.testing.plans import Network, Pump, Server, serving
+from channelkit.testing.plans import Network, Pump, serving
 
 Payload = str | bytes
 

@@ -61,6 +61,7 @@ class Reactor:
         self.poller: Poller = select.epoll() if poller is None else poller
         self.buffer = memoryview(bytearray(READ_SIZE))
         self._plain: memoryview | None = None
+        self.meters = loop.meters
         self._clock = clock
         self._handlers: dict[int, Any] = {}  # descriptor -> SocketLink or Listener
         self._batch: deque[tuple[Any, int]] = deque()  # polled, and not served yet
@@ -223,15 +224,18 @@ class Reactor:
             # The owners are looked up before any user code runs: a number may belong to another by then.
             handlers = self._handlers
             batch.extend((handlers.get(fd), events) for fd, events in self.poller.poll(0, EVENTS_PER_POLL))
-        until = self._clock() + TURN
+        began = now = self._clock()
         while batch:
             handler, events = batch.popleft()
             if handler is not None:
                 handler.on_events(events)
-                if self._clock() > until:
+                now = self._clock()
+                if now - began > TURN:
                     # The rest comes first next time: epoll reports in an unchanging order, so whoever stands at its
                     # head and is always ready would starve the others.  It is readable still, so there is a next time.
-                    return
+                    break
+        if now - began > self.meters.longest_tick:
+            self.meters.longest_tick = now - began
 
     def make_ready(self, link: SocketLink) -> None:
         """`link` has work buffered: it goes on in the next turn."""
@@ -375,6 +379,7 @@ class SocketLink(Link):
             self._lose(error)
             return
         self.alive = True
+        self._reactor.meters.bytes_received += size
         if size == 0:
             self._end_of_input()
             return
@@ -493,6 +498,7 @@ class SocketLink(Link):
             if sent < len(data):
                 out.insert(0, memoryview(data)[sent:])
                 break
+        self._reactor.meters.bytes_sent += total
         if not out and self._stall is None and not self.notify and self._phase == OPEN:
             self.unsent = 0
             return

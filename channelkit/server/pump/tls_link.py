@@ -104,6 +104,7 @@ class TlsLink(SocketLink):
             self._lose(error)
             return
         self.alive = True
+        self._reactor.meters.bytes_received += size
         self._silent = False
         if size == 0:
             self._fin = True
@@ -256,6 +257,7 @@ class TlsLink(SocketLink):
                 self._lose(error)
                 return
             moved += sent
+            self._reactor.meters.bytes_sent += sent
             if sent < len(self._sealed):
                 self._sealed = memoryview(self._sealed)[sent:]
                 break
