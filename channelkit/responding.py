@@ -15,23 +15,13 @@ from channelkit._lifecycle import logger
 from channelkit.channel import Channel
 from channelkit.errors import BadRequest, ConfigError, HandlerError, NotAvailable
 from channelkit.http import Request, Response, check_status, header_lines, to_response, whole
+from channelkit.spi import ANSWERED as ANSWERED
+from channelkit.spi import Answered as Answered
 from channelkit.spi import HttpExchange, HttpWire
 from channelkit.wire.websocket_handshake import refusal_headers
 
 SERVER_ERROR = Response(500, {"Content-Type": "text/plain; charset=utf-8"}, "Internal Server Error\n")
 
-
-class Answered:
-    """The type of `ANSWERED`."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "<answered>"
-
-
-#: What a handler returns that has answered the request itself, by its exchange.
-ANSWERED = Answered()
 
 Handler = Callable[[Request], Awaitable[Any]]
 
