@@ -94,7 +94,7 @@ function showPeople() {
 const SAYS = {
   connecting: (by) => `Connecting by ${by}…`,
   attached: (by) => `Connected by ${by}`,
-  detached: () => "Connection lost",
+  detached: () => "Connection lost:",
   closing: () => "Leaving…",
   closed: () => "Not connected",
 };
@@ -104,13 +104,12 @@ export function state(now, transport, why, nextTry) {
   const says = $("state").querySelector("[role=status]");
   if (says.textContent !== text) says.textContent = text; // read out once, not with every second
   $("state").dataset.state = now;
-  $("state").title = why;
-  $("retry").textContent = now === "detached" ? retry(nextTry) : "";
+  $("retry").textContent = now === "detached" ? retry(why, nextTry) : "";
 }
 
-function retry(nextTry) {
-  if (!navigator.onLine) return "no network";
-  return nextTry === null ? "trying again" : `trying again in ${Math.max(0, Math.ceil((nextTry - Date.now()) / 1000))} s`;
+function retry(why, nextTry) {
+  const seconds = Math.max(0, Math.ceil((nextTry - Date.now()) / 1000));
+  return `${navigator.onLine ? why : "no network"}; ${nextTry === null ? "waiting" : `trying again in ${seconds} s`}`;
 }
 
 const NUMBERS = {
@@ -118,7 +117,6 @@ const NUMBERS = {
   acked: "the server has everything up to here",
   waiting: "not numbered yet: the window is full, or the session has not begun",
   received: "messages that came to this page",
-  recv: "the number of the latest of them",
   attaches: "connections that carried the session, in this page",
   tries: "connections that were tried",
   transport: "of the newest connection",
