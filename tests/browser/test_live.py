@@ -1,4 +1,4 @@
-"""The browser's module in node against a real server: every transport, cut connections, moves, reloads; the lists are exact."""
+"""The browser's module in node against a real server: cut connections, moves, reloads; the lists are exact."""
 
 from __future__ import annotations
 

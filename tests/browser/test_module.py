@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import node
 
-IMPORT = re.compile(rb'^(?:import|\} from|import .* from) .*?"\./([a-z]+\.js)";', re.M)
+IMPORT = re.compile(rb'^(?:import|\} from|import .* from) .*?"\./([a-z]+\.js)";', re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,9 @@ def test_the_package_ships_it() -> None:
 
 def fetch(server: Server, name: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
     request = urllib.request.Request(
-        f"http://127.0.0.1:{server.port}/static/{name}", method=method, headers={k.replace("_", "-"): v for k, v in headers.items()}
+        f"http://127.0.0.1:{server.port}/static/{name}",
+        method=method,
+        headers={k.replace("_", "-"): v for k, v in headers.items()},
     )
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
@@ -86,4 +88,4 @@ def test_in_node(name: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^# pass [1-9]", done.stdout, re.M), done.stdout
+    assert re.search(r"^# pass [1-9]", done.stdout, re.MULTILINE), done.stdout
