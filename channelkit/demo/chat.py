@@ -154,7 +154,7 @@ class Chat:
     def _changed(self, person: Person, what: str, **changes: Any) -> None:
         for name, value in changes.items():
             setattr(person, name, value)
-        if person.number in self._people:
+        if person.number in self._people and person.channel.is_open:  # else it is leaving
             self._tell_people(what, person)
 
     def _left(self, person: Person) -> None:
