@@ -110,6 +110,15 @@ class SessionChannel(Channel):
         self._listeners[Detached] = callback
         return callback
 
+    def detach(self) -> bool:
+        """End the connection that carries the session, behind what was written to it; the client attaches again.
+
+        False if there is none just now, as between two polls.  Nothing is lost by it: use it to move clients to another
+        process, or to see what your application does when a network goes.
+        """
+        self._check_thread()
+        return self._session.end_attachment("detached")
+
     def handled(self) -> None:
         """The handler has returned in order; with ack="processed" that is what counts."""
 
