@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
+from channelkit._workers import Workers
+
 if TYPE_CHECKING:
     from channelkit._loop import Loop
+    from channelkit.config import Config
 
 LAST_TURNS = 10  # of the loop between the last goodbye and the cut
 
@@ -29,15 +32,16 @@ class Connection(Protocol):
 class Draining:
     """The connections of one host on one loop, its running handlers, and the way to its end."""
 
-    def __init__(self, loop: Loop, cancel_handlers: Callable[[], None], patience: float) -> None:
+    def __init__(self, loop: Loop, cancel_handlers: Callable[[], None], config: Config) -> None:
         self.loop = loop
+        self.workers = Workers(loop, config)
         self.connections: set[Connection] = set()
         self._guests: set[Connection] = set()  # what outlives its requests: sessions
         self.running = 0  # handlers
         self.stopping = False
         self.lingering: Callable[[], int] = lambda: 0  # connections a pump still holds, engines or not
         self._cancel_handlers = cancel_handlers
-        self._patience = patience  # seconds for `finally` blocks and `on_close` after the cut
+        self._patience = config.handler_cleanup_timeout  # seconds for `finally` blocks and `on_close` after the cut
         self._changed = loop.parking()
 
     def join(self, guest: Connection) -> None:
@@ -78,6 +82,7 @@ class Draining:
         self.stopping = True
         self._say_goodbye(now=True)
         self._cancel_handlers()
+        self.workers.hurry()
         for _ in range(LAST_TURNS):
             await self.loop.checkpoint()  # what goodbye wrote leaves, as far as the kernel or host takes it
         for connection in (*self._guests, *self.connections):
@@ -85,6 +90,8 @@ class Draining:
         with anyio.move_on_after(self._patience):
             await self._wait_handlers()
             await self.loop.wait_callbacks()
+            await self.workers.ended()
+        self.workers.stop()
         # Scheduled tasks, pullers, callbacks that would not end: nothing outlives the server.
         self.loop.cancel_on_leaving()
 

@@ -18,9 +18,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from channelkit._lifecycle import logger
+from channelkit._on_workers import channel_callback, run_plain, runs_on_loop
+from channelkit._workers import REQUEST
 from channelkit.channel import Channel
 from channelkit.config import SessionConfig
-from channelkit.errors import BadMessage, BadRequest, ConfigError, MessageTooBig, NotAvailable
+from channelkit.errors import BadMessage, BadRequest, ConfigError, MessageTooBig, NotAvailable, WorkersBusy
 from channelkit.handlers import make_channel, unanswered
 from channelkit.http import Request, Response
 from channelkit.responding import ANSWERED, Answered
@@ -33,6 +35,7 @@ from channelkit.session.query import Query, parse_query
 from channelkit.session.refusals import Refusal
 from channelkit.session.server import ServerSession
 from channelkit.status import CloseStatus
+from channelkit.sync import SyncChannel, SyncRequest
 from channelkit.transports.long_poll import PollCarrier
 from channelkit.transports.session import LiveSession, SessionChannel
 from channelkit.transports.session_http import (
@@ -59,6 +62,7 @@ _ADDRESS = re.compile(
 _ALLOWED = {"create": "POST", "session": "POST, DELETE", "attach": "GET"}
 
 Handler = Callable[[Channel], Awaitable[Any]]
+PlainFunction = Callable[[SyncChannel], Any]
 Authenticate = Callable[[Request], Any]
 
 
@@ -77,7 +81,9 @@ class Endpoint:
     """A request handler that serves one URL over every transport; its own handler gets a Channel.
 
     `handler(channel)` runs once a session, and once a connection without one; when it returns the channel closes with
-    1000, when it raises with 1011.  Callbacks may stand beside it or in its stead.  `transports` are those offered.
+    1000, when it raises with 1011.  A plain `def` handler runs on the worker pool and gets a SyncChannel; so do the
+    callbacks beside it, and `authenticate` with a SyncRequest, unless that is `async def`.  Callbacks may stand beside a
+    handler or in its stead: without one they run on the loop.  `transports` are those offered.
     `session` is a `SessionConfig`.  `authenticate(request)`, awaited if need be, gives the principal of every request
     (hashable; None: nobody in particular), or a Response that refuses it; a session belongs to the principal that
     made it.  `origins` are those of other sites whose pages may use this endpoint ("*": all).
@@ -87,17 +93,21 @@ class Endpoint:
 
     def __init__(
         self,
-        handler: Handler | None = None,
+        handler: Handler | PlainFunction | None = None,
         *,
         transports: Iterable[str] = TRANSPORTS,
         session: SessionConfig | None = None,
         authenticate: Authenticate | None = None,
         origins: Iterable[str] | None = None,
-        on_open: Callable[[Channel], Any] | None = None,
-        on_receive: Callable[[Channel, Any], Any] | None = None,
-        on_close: Callable[[Channel, CloseStatus], Any] | None = None,
+        on_open: Callable[[Any], Any] | None = None,
+        on_receive: Callable[[Any, Any], Any] | None = None,
+        on_close: Callable[[Any, CloseStatus], Any] | None = None,
     ) -> None:
         self._handler = _checked(handler, on_open or on_receive)
+        self._plain = isinstance(self._handler, _PlainHandler)
+        if self._plain:
+            on_open, on_close = channel_callback(on_open, must=True), channel_callback(on_close, must=True)
+            on_receive = channel_callback(on_receive)
         self._transports = _names(transports)
         self._config = session or SessionConfig()
         if self._config.ack == "processed":
@@ -138,6 +148,9 @@ class Endpoint:
     async def _principal(self, request: Request) -> Any:
         if self._authenticate is None:
             return None
+        if self._plain and not runs_on_loop(self._authenticate):
+            workers = unanswered(request).host.workers
+            return await run_plain(workers, REQUEST, self._authenticate, SyncRequest(request))
         result = self._authenticate(request)
         return await result if inspect.isawaitable(result) else result
 
@@ -167,6 +180,8 @@ class Endpoint:
         principal = await self._principal(request)
         if isinstance(principal, Response):
             return principal
+        if self._plain:
+            unanswered(request).host.workers.check_room()  # 503 now, or else 1013 behind the handshake
         channel = make_channel(request, framing=framing, origins=self._origins, quiet=True)
         self._open(channel)
         if self._handler is not None:
@@ -183,6 +198,8 @@ class Endpoint:
         try:
             async with channel:
                 await self._handler(channel)
+        except WorkersBusy:
+            pass  # closed with 1013; counted and logged by the pool
         except Exception:
             logger.exception("the handler of %r raised; closed with 1011", channel)
         finally:
@@ -271,6 +288,8 @@ class Endpoint:
         if self._owners.total() >= self._config.max_sessions:
             exchange.loop.tally.hit("max_sessions", "a session was not made")
             return refusals.crowded()
+        if self._plain:
+            exchange.host.workers.check_room()
         if self._owners[owner] >= self._config.max_sessions_per_principal:
             exchange.loop.tally.hit("max_sessions_per_principal", f"{owner!r} has that many")
             return refusals.crowded(own_fault=True)
@@ -412,10 +431,22 @@ def _checked(handler: Any, callbacks: Any) -> Handler | None:
         if callbacks is None:
             raise ConfigError("an Endpoint needs a handler, on_open or on_receive: nobody would talk to its channels")
         return None
-    call = getattr(handler, "__call__", None)  # noqa: B004  (an object whose __call__ is async is a handler too)
-    if not inspect.iscoroutinefunction(handler) and not inspect.iscoroutinefunction(call):
-        raise NotAvailable(f"{handler!r} is a plain function: those need the worker pool; write `async def`")
-    return handler  # type: ignore[no-any-return]
+    if not callable(handler):
+        raise ConfigError(f"a handler is a function that takes a channel, not {handler!r}")
+    return handler if runs_on_loop(handler) else _PlainHandler(handler)
+
+
+class _PlainHandler:
+    """A plain `def` handler of channels, as the loop calls it."""
+
+    def __init__(self, function: PlainFunction) -> None:
+        self._function = function
+
+    def __repr__(self) -> str:
+        return repr(self._function)
+
+    async def __call__(self, channel: Channel) -> Any:
+        await run_plain(channel._exchange.host.workers, REQUEST, self._function, channel.sync)
 
 
 def _names(transports: Iterable[str]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ import anyio.lowlevel
 from channelkit.channel import Channel
 from channelkit.errors import ConfigError
 from channelkit.status import CloseStatus
+from channelkit.sync import SyncGroup
 
 SlowPolicy = Literal["close", "drop-newest", "drop-oldest"]
 
@@ -36,7 +37,7 @@ class Group:
 
     `slow` says what happens to a member above its hard mark: "close" closes it with 1013, "drop-newest" skips this
     message for it, "drop-oldest" keeps the newest `backlog` messages for it and drops older ones.  Dropped messages
-    are counted in `dropped`.  A group belongs to its channels' event loop.
+    are counted in `dropped`.  A group belongs to its channels' event loop; other threads use its `sync`.
     """
 
     def __init__(self, *, slow: SlowPolicy = "close", backlog: int = 16) -> None:
@@ -51,6 +52,11 @@ class Group:
         self.dropped = 0
         #: Members closed because they were slow.
         self.closed_slow = 0
+
+    @property
+    def sync(self) -> SyncGroup:
+        """The blocking view of this group, for plain `def` handlers and any other thread."""
+        return SyncGroup(self)
 
     def __len__(self) -> int:
         return len(self._members)
@@ -85,9 +91,12 @@ class Group:
         Raises TypeError or ValueError if a member's transport cannot carry `message`; members of other formats may
         have it already then.
         """
+        members = tuple(self._members)
+        if members:
+            members[0]._check_thread()
         wires: dict[object, Any] = {}
         count = 0
-        for channel in tuple(self._members):
+        for channel in members:
             if channel is not exclude and channel.is_open:
                 count += self._send_to(channel, self._wire(channel, message, wires))
         return count

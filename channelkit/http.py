@@ -109,15 +109,8 @@ class _Pieces:
         return piece
 
 
-class Request:
-    """One HTTP request, as the handler sees it.
-
-    `path` is decoded, `raw_path` is not; both begin below `root_path`, the prefix that an ASGI application was mounted
-    at ("" on our own server).  `client` and `server` are (host, port) of the socket, never of a header that anyone
-    could have sent.  `state` is a dict of your own; under ASGI it is the scope's, so what middleware left is in it, and
-    `asgi_scope` is the whole scope (None on our own server).  `body()`, `stream()` and `json()` wait for the peer
-    and may be used by one task at a time; cancelled, they leave what has not been returned to the next call.
-    """
+class RequestData:
+    """What is known of a request without waiting: the same for `Request` and `SyncRequest`."""
 
     __slots__ = (
         "_body",
@@ -179,7 +172,7 @@ class Request:
         self._body: bytes | None = None
 
     def __repr__(self) -> str:
-        return f"<Request {self.method} {self.raw_path}>"
+        return f"<{type(self).__name__} {self.method} {self.raw_path}>"
 
     @property
     def path(self) -> str:
@@ -219,6 +212,19 @@ class Request:
         if self._state is None:
             self._state = {}
         return self._state
+
+
+class Request(RequestData):
+    """One HTTP request, as the handler sees it.
+
+    `path` is decoded, `raw_path` is not; both begin below `root_path`, the prefix that an ASGI application was mounted
+    at ("" on our own server).  `client` and `server` are (host, port) of the socket, never of a header that anyone
+    could have sent.  `state` is a dict of your own; under ASGI it is the scope's, so what middleware left is in it, and
+    `asgi_scope` is the whole scope (None on our own server).  `body()`, `stream()` and `json()` wait for the peer
+    and may be used by one task at a time; cancelled, they leave what has not been returned to the next call.
+    """
+
+    __slots__ = ()
 
     def stream(self) -> AsyncIterator[bytes]:
         """Iterate over the body as it arrives; reading it is what lets the peer send more.

@@ -20,6 +20,7 @@ from channelkit.http import HeaderInput
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop
+    from channelkit._workers import Workers
     from channelkit.channel import Channel
     from channelkit.config import Config
     from channelkit.http import Request
@@ -103,6 +104,9 @@ class Guest(Protocol):
 
 class Host(Protocol):
     """What an exchange's host offers to those that outlive it."""
+
+    #: Where plain `def` code runs.
+    workers: Workers
 
     @property
     def stopping(self) -> bool: ...

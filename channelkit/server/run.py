@@ -16,9 +16,10 @@ from anyio.abc import TaskStatus
 
 from channelkit._lifecycle import logger
 from channelkit._loop import Loop, open_loop
+from channelkit._workers import current_job
 from channelkit.config import Config, ServerOptions
 from channelkit.errors import ConfigError, NotAvailable
-from channelkit.responding import Handler, checked_handler
+from channelkit.responding import Handler, PlainFunction, checked_handler
 from channelkit.server.core import ServerCore
 from channelkit.server.lifespan import Lifespan, lifespan_of, living
 from channelkit.server.listener import listen
@@ -76,19 +77,25 @@ class Server:
         loop = self._loop
         if loop is not None and loop.in_loop_thread and self._status != "stopped":
             raise RuntimeError("stop() would block the loop it waits for; use stop_soon(timeout) here")
+        job = current_job()
+        if self._core is not None and job is not None and job.pool is self._core.workers:
+            raise RuntimeError("stop() in a worker of this server would wait for itself; use stop_soon(timeout) here")
         if loop is not None and self._status != "stopped":
-            try:
-                loop.run_from_thread(self.stop_soon, timeout)
-            except RuntimeError:
-                pass  # it has ended meanwhile
+            self.stop_soon(timeout)
         self.join()
 
     __call__ = stop
 
     def stop_soon(self, timeout: float = 0.1) -> None:
-        """Begin to stop, from the loop's own thread; `serve` returns when it is done.  Never waits."""
+        """Begin to stop; `serve` returns when it is done.  Never waits; from any thread."""
         if math.isnan(timeout) or timeout < 0:
             raise ValueError(f"timeout must be seconds from 0, not {timeout!r}")
+        if self._loop is not None and not self._loop.in_loop_thread:
+            try:
+                self._loop.run_from_thread(self.stop_soon, timeout)
+            except RuntimeError:
+                pass  # it has ended
+            return
         if self._stop_requested:
             if timeout < self._timeout and self._hurry is not None:
                 self._hurry.cancel()  # asked again with less patience
@@ -182,7 +189,7 @@ class Server:
 
 
 async def serve(
-    handler: Handler,
+    handler: Handler | PlainFunction,
     *,
     lifespan: Lifespan | None = None,
     handle_signals: bool = True,
@@ -206,7 +213,7 @@ async def serve(
 
 
 def run_server(
-    handler: Handler,
+    handler: Handler | PlainFunction,
     *,
     lifespan: Lifespan | None = None,
     backend: Literal["asyncio", "trio"] = "asyncio",
@@ -217,14 +224,14 @@ def run_server(
     The thread is a daemon: keep the program alive with `server.join()`.  Options and errors as for `serve`.
     """
     config = _config(options)
-    checked_handler(handler)
     lifespan = lifespan_of(handler, lifespan)
+    checked = checked_handler(handler)
     if backend not in ("asyncio", "trio"):
         raise ConfigError(f"backend must be 'asyncio' or 'trio', not {backend!r}")
     server = Server()
     started = threading.Event()
     status = _ThreadStatus(started)
-    main = partial(server._run, handler, lifespan, config, False, status)
+    main = partial(server._run, checked, lifespan, config, False, status)
     server._thread = threading.Thread(
         target=_thread_main, args=(server, main, backend, started), name="channelkit-loop", daemon=True
     )
