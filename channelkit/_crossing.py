@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
-from channelkit._workers import current_job
+from channelkit._jobs import current_job
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop
@@ -43,6 +43,18 @@ def ask(loop: Loop, function: Callable[..., T], *args: Any) -> T:
         return function(*args)
     result: T = Crossing(loop, lambda: function(*args)).wait()
     return result
+
+
+def wait_for(
+    loop: Loop, name: str, begin: Callable[[], Any], go_on: Callable[[], Coroutine[Any, Any, Any]], **options: Any
+) -> Any:
+    """`Crossing(loop, begin, go_on, ...).wait()`, for the method `name`, which only other threads may call."""
+    if loop.in_loop_thread:
+        raise RuntimeError(
+            f"{name}() of a blocking view would stop the event loop that it waits for; on the loop's own thread use "
+            f"the loop's own object: `await channel.{name}(...)`"
+        )
+    return Crossing(loop, begin, go_on, **options).wait()
 
 
 class Crossing:

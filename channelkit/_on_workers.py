@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from channelkit._workers import CALLBACK, Kind
+from channelkit._jobs import CALLBACK
 from channelkit.errors import ConfigError, HandlerError
 from channelkit.http import Response
 
@@ -45,7 +45,7 @@ def call_plain(function: Callable[..., Any], *args: Any) -> Any:
     return result
 
 
-async def run_plain(workers: Workers, kind: Kind, function: Callable[..., Any], *args: Any) -> Any:
+async def run_plain(workers: Workers, kind: int, function: Callable[..., Any], *args: Any) -> Any:
     """`function(*args)` on a worker."""
     return await workers.run(kind, call_plain, function, *args)
 
@@ -134,7 +134,7 @@ class BodyOnWorkers:
     def _close(self) -> None:
         with self._lock:
             for one in (self._iterator, self._body):
-                if hasattr(one, "close"):
+                if one is not None and hasattr(one, "close"):
                     one.close()
 
 

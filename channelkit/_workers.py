@@ -20,10 +20,9 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from contextvars import copy_context
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from channelkit._jobs import BEGUN, CALLBACK, GONE, QUEUED, REQUEST, WAITING, Job, WorkerStatistics, logged
 from channelkit._lifecycle import logger
 from channelkit.errors import WorkersBusy
 
@@ -31,97 +30,7 @@ if TYPE_CHECKING:
     from channelkit._loop import Loop
     from channelkit.config import Config
 
-REQUEST, CALLBACK, WAITING = range(3)
-Kind = Literal[0, 1]
-NEW, QUEUED, BEGUN, GONE = range(4)  # the life of a job
-
 LEAVING = 1.0  # seconds for threads that have nothing left to do, at the end: they take microseconds
-
-_here = threading.local()
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerStatistics:
-    """The pool's numbers at one moment: counts of jobs and threads, seconds of waiting in the queue."""
-
-    threads: int  # of our own; 0 with an executor of yours
-    requests: int  # handlers that run
-    callbacks: int
-    waiting: int  # threads that wait, or have waited, in a blocking call of ours
-    queued_requests: int
-    queued_callbacks: int
-    begun: int  # since the start
-    refused: int  # that found the queue full
-    oldest: float  # how long the first in a queue has been there
-    waited: float  # all waiting of those that have begun
-    longest: float  # the longest of them
-
-
-class Job:
-    """One call on a worker.  `run` belongs to the worker, everything else to the loop or the pool's lock."""
-
-    __slots__ = (
-        "_args",
-        "_context",
-        "_function",
-        "_pool",
-        "done",
-        "error",
-        "kind",
-        "parking",
-        "queued_at",
-        "result",
-        "state",
-        "thread",
-    )
-
-    def __init__(self, pool: Workers, kind: int, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self._pool = pool
-        self._function = function
-        self._args = args
-        self._context = copy_context()
-        self.kind = kind
-        self.state = NEW
-        self.queued_at = time.monotonic()
-        self.parking = pool.loop.parking()
-        self.done = False
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self.thread: threading.Thread | None = None
-
-    def run(self) -> None:
-        """Do it, on this thread."""
-        self.thread = threading.current_thread()
-        outer = getattr(_here, "job", None)
-        _here.job = self
-        try:
-            self.result = self._context.run(self._function, *self._args)
-        except BaseException as error:  # SystemExit too: it ends the server, as it does on the loop
-            self.error = error
-        finally:
-            _here.job = outer
-
-    def outcome(self) -> Any:
-        error, self.error = self.error, None
-        if error is not None:
-            raise error
-        return self.result
-
-    def step_aside(self) -> bool:
-        """Give the place up: this job waits for a peer.  False if too many do."""
-        return self._pool.step_aside(self)
-
-    @property
-    def pool(self) -> Workers:
-        return self._pool
-
-    def describe(self) -> str:
-        return getattr(self._function, "__qualname__", None) or repr(self._function)
-
-
-def current_job() -> Job | None:
-    """The job that this thread runs, if it is a worker."""
-    return getattr(_here, "job", None)
 
 
 class _Worker:
@@ -184,7 +93,7 @@ class Workers:
         if self._full(REQUEST):
             self._refuse()
 
-    async def run(self, kind: Kind, function: Callable[..., Any], *args: Any, must: bool = False) -> Any:
+    async def run(self, kind: int, function: Callable[..., Any], *args: Any, must: bool = False) -> Any:
         """`function(*args)` on a worker, in a copy of the caller's context; its result, or what it raises.
 
         Raises WorkersBusy at once if `queue_size` others wait, unless it `must` be done.  Cancelled, it does not
@@ -202,7 +111,7 @@ class Workers:
 
     def start(self, function: Callable[..., Any], *args: Any) -> None:
         """`function(*args)` on a worker, as a callback, with nobody waiting for it."""
-        self._submit(Job(self, CALLBACK, _logged, (function, args)), must=True)
+        self._submit(Job(self, CALLBACK, logged, (function, args)), must=True)
 
     def _submit(self, job: Job, must: bool) -> None:
         with self._lock:
@@ -230,7 +139,9 @@ class Workers:
     def _refuse(self) -> None:
         self._refused += 1
         self.loop.tally.hit("queue_size", "a worker was asked for and the queue is full")
-        raise WorkersBusy(f"queue_size ({self._config.queue_size}) others wait for one of {self._config.thread} threads")
+        raise WorkersBusy(
+            f"queue_size ({self._config.queue_size}) others wait for one of {self._config.thread} threads"
+        )
 
     def _give_up(self, job: Job) -> None:
         with self._lock:
@@ -386,7 +297,7 @@ class Workers:
         return bool(self._begun) or self._depth != [0, 0]
 
     def hurry(self) -> None:
-        """Drain's deadline: what runs now may never return and counts no more, so that every `on_close` has a thread."""
+        """Drain's deadline: what runs now may never return and counts no more; so every `on_close` finds a thread."""
         with self._lock:
             for job in self._begun:
                 if job.kind != WAITING:
@@ -425,10 +336,3 @@ class Workers:
                 thread.name,
                 "".join(traceback.format_stack(frame)) if frame is not None else "",
             )
-
-
-def _logged(function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    try:
-        function(*args)
-    except Exception:
-        logger.exception("%r failed on a worker", function)

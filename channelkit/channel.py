@@ -15,7 +15,7 @@ from channelkit._incoming import Callback, Incoming
 from channelkit._lifecycle import NEW, OPEN
 from channelkit.errors import NotAvailable
 from channelkit.status import CloseInfo, CloseStatus, check_close
-from channelkit.sync import SyncChannel, view
+from channelkit.sync.channel import SyncChannel, view
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -38,8 +38,8 @@ class ChannelStatistics:
 class Channel(Incoming):
     """One way to talk to one client, whatever carries it.
 
-    All methods belong to the loop's own thread; other threads use `sync`.  `send` may be called by any number of tasks at once, `receive` by
-    one.  Waiting in any of them flushes what this channel has written.
+    All methods belong to the loop's own thread; other threads use `sync`.  `send` may be called by any number of tasks
+    at once, `receive` by one.  Waiting in any of them flushes what this channel has written.
     """
 
     __slots__ = ("__weakref__",)
@@ -72,7 +72,7 @@ class Channel(Incoming):
     @property
     def sync(self) -> SyncChannel:
         """The blocking view of this channel, for any thread but the loop's own; one channel has one."""
-        return self._sync or view(self)  # type: ignore[arg-type]
+        return self._sync or view(self)
 
     def statistics(self) -> ChannelStatistics:
         """The channel's numbers now."""

@@ -17,9 +17,9 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from channelkit._jobs import REQUEST
 from channelkit._lifecycle import logger
 from channelkit._on_workers import channel_callback, run_plain, runs_on_loop
-from channelkit._workers import REQUEST
 from channelkit.channel import Channel
 from channelkit.config import SessionConfig
 from channelkit.errors import BadMessage, BadRequest, ConfigError, MessageTooBig, NotAvailable, WorkersBusy
@@ -82,8 +82,8 @@ class Endpoint:
 
     `handler(channel)` runs once a session, and once a connection without one; when it returns the channel closes with
     1000, when it raises with 1011.  A plain `def` handler runs on the worker pool and gets a SyncChannel; so do the
-    callbacks beside it, and `authenticate` with a SyncRequest, unless that is `async def`.  Callbacks may stand beside a
-    handler or in its stead: without one they run on the loop.  `transports` are those offered.
+    callbacks beside it, and `authenticate` with a SyncRequest, unless that is `async def`.  Callbacks may stand beside
+    a handler or in its stead: without one they run on the loop.  `transports` are those offered.
     `session` is a `SessionConfig`.  `authenticate(request)`, awaited if need be, gives the principal of every request
     (hashable; None: nobody in particular), or a Response that refuses it; a session belongs to the principal that
     made it.  `origins` are those of other sites whose pages may use this endpoint ("*": all).
@@ -433,7 +433,8 @@ def _checked(handler: Any, callbacks: Any) -> Handler | None:
         return None
     if not callable(handler):
         raise ConfigError(f"a handler is a function that takes a channel, not {handler!r}")
-    return handler if runs_on_loop(handler) else _PlainHandler(handler)
+    checked: Handler = handler if runs_on_loop(handler) else _PlainHandler(handler)
+    return checked
 
 
 class _PlainHandler:

@@ -17,7 +17,7 @@ import anyio.lowlevel
 from channelkit.channel import Channel
 from channelkit.errors import ConfigError
 from channelkit.status import CloseStatus
-from channelkit.sync import SyncGroup
+from channelkit.sync.group import SyncGroup
 
 SlowPolicy = Literal["close", "drop-newest", "drop-oldest"]
 

@@ -170,7 +170,7 @@ def unanswered(request: Request) -> HttpExchange:
     """The exchange of a request that nobody has taken yet.  Raises HandlerError if somebody has."""
     exchange = _exchange(request)
     if not exchange.loop.in_loop_thread:
-        raise RuntimeError("this request belongs to its event loop's thread; a plain `def` handler gets one for threads")
+        raise RuntimeError("this request belongs to its event loop's thread; a `def` handler gets one for threads")
     if exchange.channel is not None:
         raise HandlerError("this request has a channel already; a request makes one")
     if (exchange.started and not exchange.gone) or exchange.listener is not None:

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from channelkit._bodies import open_body
+from channelkit._jobs import REQUEST
 from channelkit._lifecycle import logger
 from channelkit._on_workers import BodyOnWorkers, run_plain, runs_on_loop
-from channelkit._workers import REQUEST
 from channelkit.channel import Channel
 from channelkit.errors import BadRequest, ConfigError, HandlerError, WorkersBusy
 from channelkit.handlers import unanswered
@@ -67,7 +67,8 @@ def checked_handler(handler: Any) -> Handler:
         raise ConfigError(f"a handler is a function that takes a request, not {handler!r}")
     if inspect.isasyncgenfunction(handler):
         raise ConfigError(f"{handler!r} yields, so it is a body, not a handler: return a Response with that body")
-    return handler if runs_on_loop(handler) else PlainHandler(handler)
+    checked: Handler = handler if runs_on_loop(handler) else PlainHandler(handler)
+    return checked
 
 
 async def run_handler(handler: Handler, request: Request, exchange: HttpExchange) -> None:

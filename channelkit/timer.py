@@ -14,9 +14,9 @@ from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from channelkit._crossing import LoopEnded, ask
+from channelkit._jobs import CALLBACK
 from channelkit._lifecycle import logger
 from channelkit._on_workers import call_plain, runs_on_loop
-from channelkit._workers import CALLBACK
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop, Timer
@@ -99,7 +99,8 @@ def schedule_task(seconds: float, function: Callable[..., Any], *args: Any) -> S
     is awaitable.
 
     Belongs to the running server: RuntimeError outside its handlers, callbacks and tasks.  Scheduled by a plain `def`
-    handler or callback, a plain function runs on the worker pool too.  An exception is logged.  When the server stops, tasks that have not begun never run.
+    handler or callback, a plain function runs on the worker pool too.  An exception is logged.  When the server stops,
+    tasks that have not begun never run.
     """
     try:
         service = current_timers.get()

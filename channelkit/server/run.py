@@ -14,9 +14,9 @@ from typing import Any, Literal, Unpack
 import anyio
 from anyio.abc import TaskStatus
 
+from channelkit._jobs import current_job
 from channelkit._lifecycle import logger
 from channelkit._loop import Loop, open_loop
-from channelkit._workers import current_job
 from channelkit.config import Config, ServerOptions
 from channelkit.errors import ConfigError, NotAvailable
 from channelkit.responding import Handler, PlainFunction, checked_handler

@@ -1,76 +1,28 @@
-"""The blocking face: SyncRequest, SyncChannel and SyncGroup, for plain `def` handlers and for any other thread.
-
-Each stands for an object of the loop and holds nothing of its own.  What is known without asking (`is_open`,
-`close_info`, `request`) is read at once; everything else is one call into the loop, and its caller waits.  All methods
-may be called from any thread but the loop's own, which would wait for itself: there the loop's object is at hand.
-"""
+"""The blocking view of a channel."""
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import anyio
-
-from channelkit._crossing import MUST_WAIT, Crossing, LoopEnded, ask
+from channelkit._crossing import MUST_WAIT, LoopEnded, ask, wait_for
 from channelkit._lifecycle import OPEN
 from channelkit._on_workers import BodyOnWorkers, on_worker
-from channelkit.errors import BadRequest, ChannelClosed
-from channelkit.http import Request, RequestData
+from channelkit.errors import ChannelClosed
 from channelkit.status import CloseInfo, CloseStatus
+from channelkit.sync.request import SyncRequest
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from channelkit._loop import Loop
     from channelkit.channel import Channel, ChannelStatistics
-    from channelkit.group import Group
+
+T = TypeVar("T")
 
 _making = threading.Lock()
-
-
-class SyncRequest(RequestData):
-    """A `Request` whose body is read by blocking: what a plain `def` handler gets.
-
-    Such a handler begins when the whole body is there (at most `max_body`), so that a slow client holds no thread up;
-    here `body()`, `json()` and `stream()` answer at once then.  Elsewhere they wait.
-    """
-
-    __slots__ = ("_request",)
-
-    def __init__(self, request: Request) -> None:
-        self._state = request.state  # one dict, whoever looks at it
-        for name in _COPIED:
-            setattr(self, name, getattr(request, name))
-        self._request = request
-
-    def body(self) -> bytes:
-        """The whole body; waits for it unless it is there.  Raises BadRequest if the peer breaks off."""
-        if self._body is None:
-            if self._source is None:
-                return b""
-            assert self._exchange is not None
-            self._body = _waited(self._exchange.loop, "body", lambda: MUST_WAIT, self._request.body)
-        return self._body
-
-    def json(self) -> Any:
-        """The body read as JSON.  Raises BadRequest(400) if it is none; uncaught, the peer gets that answer."""
-        try:
-            return json.loads(self.body())
-        except ValueError as error:
-            raise BadRequest(400, f"the body is not JSON: {error}") from None
-
-    def stream(self) -> Iterator[bytes]:
-        """Iterate over the body; an `async def` handler can do so while it arrives."""
-        body = self.body()
-        if body:
-            yield body
-
-
-_COPIED = tuple(name for name in RequestData.__slots__ if name != "_state")
 
 
 class SyncChannel:
@@ -314,7 +266,7 @@ class SyncChannel:
     def _body(self, data: Any) -> Any:
         return BodyOnWorkers.of(data, self._channel._exchange.host.workers)
 
-    def _ask(self, function: Callable[[], Any]) -> Any:
+    def _ask(self, function: Callable[[], T]) -> T:
         try:
             return ask(self._loop, function)
         except LoopEnded:
@@ -331,23 +283,12 @@ class SyncChannel:
     ) -> Any:
         no_room = partial(self._channel._fail, 1013)
         try:
-            return _waited(self._loop, name, begin, go_on, timeout=timeout, give_back=give_back, no_room=no_room)
+            return wait_for(self._loop, name, begin, go_on, timeout=timeout, give_back=give_back, no_room=no_room)
         except LoopEnded:
             raise ChannelClosed(self._last_info()) from None
 
     def _last_info(self) -> CloseInfo:
         return self._channel._info or CloseInfo(CloseStatus.SERVER_CLOSE, 1001, "", "local", False, 0, 0)
-
-
-def _waited(
-    loop: Loop, name: str, begin: Callable[[], Any], go_on: Callable[[], Coroutine[Any, Any, Any]], **options: Any
-) -> Any:
-    if loop.in_loop_thread:
-        raise RuntimeError(
-            f"{name}() of a blocking view would stop the event loop that it waits for; on the loop's own thread use "
-            f"the loop's own object: `await channel.{name}(...)`"
-        )
-    return Crossing(loop, begin, go_on, **options).wait()
 
 
 def view(channel: Channel) -> SyncChannel:
@@ -356,65 +297,3 @@ def view(channel: Channel) -> SyncChannel:
         if channel._sync is None:
             channel._sync = SyncChannel(channel)
         return channel._sync
-
-
-class SyncGroup:
-    """The blocking view of a `Group`: `group.sync`.  Members may be given as either face of a channel."""
-
-    def __init__(self, group: Group) -> None:
-        self._group = group
-
-    def __repr__(self) -> str:
-        return f"<blocking view of {self._group!r}>"
-
-    def __len__(self) -> int:
-        return len(self._group)
-
-    def __contains__(self, channel: object) -> bool:
-        return _plain(channel) in self._group
-
-    def __iter__(self) -> Iterator[SyncChannel]:
-        """Iterate over the members there are now."""
-        return iter([channel.sync for channel in self._group])
-
-    @property
-    def dropped(self) -> int:
-        """As `Group.dropped`."""
-        return self._group.dropped
-
-    @property
-    def closed_slow(self) -> int:
-        """As `Group.closed_slow`."""
-        return self._group.closed_slow
-
-    def add(self, channel: SyncChannel | Channel) -> None:
-        """Make `channel` a member; it leaves by itself when it is over.  Adding a closed one does nothing."""
-        self._on_loop_of(_plain(channel), self._group.add, _plain(channel))
-
-    def discard(self, channel: SyncChannel | Channel) -> None:
-        """Let `channel` leave; nothing happens if it is no member."""
-        self._on_loop_of(_plain(channel), self._group.discard, _plain(channel))
-
-    def send_nowait(self, message: Any, *, exclude: SyncChannel | Channel | None = None) -> int:
-        """Send `message` to every member but `exclude`; how many accepted it.  Waits for the loop's turn only.
-
-        Raises TypeError or ValueError if a member's transport cannot carry `message`.
-        """
-        for member in self._group:  # any one tells which loop the group is on
-            sent: int = self._on_loop_of(member, partial(self._group.send_nowait, message, exclude=_plain(exclude))) or 0
-            return sent
-        return 0
-
-    #: A group never waits for a member, so both are the same here.
-    send = send_nowait
-
-    def _on_loop_of(self, channel: Channel, function: Callable[..., Any], *args: Any) -> Any:
-        try:
-            return ask(channel._loop, function, *args)
-        except LoopEnded:
-            return None  # the channel is over, and no member of anything
-
-
-def _plain(channel: Any) -> Any:
-    return channel._channel if isinstance(channel, SyncChannel) else channel
-
