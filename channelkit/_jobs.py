@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from channelkit._lifecycle import logger
+from channelkit.errors import HandlerError
 
 if TYPE_CHECKING:
     from channelkit._workers import Workers
@@ -75,7 +77,7 @@ class Job:
         outer = getattr(_here, "job", None)
         _here.job = self
         try:
-            self.result = self._context.run(self._function, *self._args)
+            self.result = self._context.run(call_plain, self._function, self._args)
         except BaseException as error:  # SystemExit too: it ends the server, as it does on the loop
             self.error = error
         finally:
@@ -102,6 +104,19 @@ class Job:
 def current_job() -> Job | None:
     """The job that this thread runs, if it is a worker."""
     return getattr(_here, "job", None)
+
+
+def call_plain(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """`function(*args)`, which must not return something that would have to be awaited."""
+    result = function(*args)
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise HandlerError(
+            f"{function!r} is a plain function, so it runs on a worker thread, but it returned a "
+            f"{type(result).__name__}: write it `async def`, or mark it with inspect.markcoroutinefunction"
+        )
+    return result
 
 
 def logged(function: Callable[..., Any], args: tuple[Any, ...]) -> None:

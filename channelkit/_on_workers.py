@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from channelkit._jobs import CALLBACK
-from channelkit.errors import ConfigError, HandlerError
+from channelkit.errors import ConfigError
 from channelkit.http import Response
 
 if TYPE_CHECKING:
@@ -32,24 +32,6 @@ def runs_on_loop(function: Any) -> bool:
     return not inspect.isclass(function) and inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
-def call_plain(function: Callable[..., Any], *args: Any) -> Any:
-    """On a worker: `function(*args)`, which must not return something that would have to be awaited."""
-    result = function(*args)
-    if inspect.isawaitable(result):
-        if inspect.iscoroutine(result):
-            result.close()
-        raise HandlerError(
-            f"{function!r} is a plain function, so it runs on a worker thread, but it returned a "
-            f"{type(result).__name__}: write it `async def`, or mark it with inspect.markcoroutinefunction"
-        )
-    return result
-
-
-async def run_plain(workers: Workers, kind: int, function: Callable[..., Any], *args: Any) -> Any:
-    """`function(*args)` on a worker."""
-    return await workers.run(kind, call_plain, function, *args)
-
-
 def on_worker(
     channel: Channel, callback: Callable[..., Any], must: bool = False
 ) -> Callable[..., Coroutine[Any, Any, Any]]:
@@ -58,7 +40,7 @@ def on_worker(
     workers = channel._exchange.host.workers
 
     async def call(*args: Any) -> Any:
-        return await workers.run(CALLBACK, call_plain, callback, *args, must=must)
+        return await workers.run(CALLBACK, callback, *args, must=must)
 
     return call
 
@@ -71,7 +53,7 @@ def channel_callback(callback: Callable[..., Any] | None, must: bool = False) ->
 
     async def call(channel: Channel, *args: Any) -> Any:
         workers = channel._exchange.host.workers
-        return await workers.run(CALLBACK, call_plain, callback, channel.sync, *args, must=must)
+        return await workers.run(CALLBACK, callback, channel.sync, *args, must=must)
 
     return call
 
@@ -134,8 +116,8 @@ class BodyOnWorkers:
     def _close(self) -> None:
         with self._lock:
             for one in (self._iterator, self._body):
-                if one is not None and hasattr(one, "close"):
-                    one.close()
+                if (close := getattr(one, "close", None)) is not None:
+                    close()
 
 
 def _has_code(body: Any) -> bool:

@@ -248,6 +248,8 @@ class Workers:
             del job  # an idle thread keeps nothing of what it did
             if idle:
                 worker.ready.acquire()
+        with self._lock:
+            self._threads.discard(threading.current_thread())
 
     def _take_next(self, worker: _Worker, job: Job) -> bool:
         """Before anybody hears of the outcome: who hears of it finds the place free.  True if there is nothing."""
@@ -257,7 +259,7 @@ class Workers:
             if worker.job is not None:
                 return False
             if self._stopped or len(self._idle) >= 2 * self._config.thread:
-                self._threads.discard(threading.current_thread())
+                self._threads.discard(threading.current_thread())  # now: it comes for no more jobs
                 return False
             self._idle.append(worker)
             return True

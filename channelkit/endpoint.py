@@ -15,11 +15,11 @@ import re
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from channelkit._jobs import REQUEST
 from channelkit._lifecycle import logger
-from channelkit._on_workers import channel_callback, run_plain, runs_on_loop
+from channelkit._on_workers import channel_callback, runs_on_loop
 from channelkit.channel import Channel
 from channelkit.config import SessionConfig
 from channelkit.errors import BadMessage, BadRequest, ConfigError, MessageTooBig, NotAvailable, WorkersBusy
@@ -150,7 +150,7 @@ class Endpoint:
             return None
         if self._plain and not runs_on_loop(self._authenticate):
             workers = unanswered(request).host.workers
-            return await run_plain(workers, REQUEST, self._authenticate, SyncRequest(request))
+            return await workers.run(REQUEST, self._authenticate, SyncRequest(request))
         result = self._authenticate(request)
         return await result if inspect.isawaitable(result) else result
 
@@ -433,8 +433,7 @@ def _checked(handler: Any, callbacks: Any) -> Handler | None:
         return None
     if not callable(handler):
         raise ConfigError(f"a handler is a function that takes a channel, not {handler!r}")
-    checked: Handler = handler if runs_on_loop(handler) else _PlainHandler(handler)
-    return checked
+    return cast("Handler", handler) if runs_on_loop(handler) else _PlainHandler(handler)
 
 
 class _PlainHandler:
@@ -447,7 +446,7 @@ class _PlainHandler:
         return repr(self._function)
 
     async def __call__(self, channel: Channel) -> Any:
-        await run_plain(channel._exchange.host.workers, REQUEST, self._function, channel.sync)
+        await channel._exchange.host.workers.run(REQUEST, self._function, channel.sync)
 
 
 def _names(transports: Iterable[str]) -> tuple[str, ...]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from channelkit._bodies import open_body
 from channelkit._jobs import REQUEST
 from channelkit._lifecycle import logger
-from channelkit._on_workers import BodyOnWorkers, run_plain, runs_on_loop
+from channelkit._on_workers import BodyOnWorkers, runs_on_loop
 from channelkit.channel import Channel
 from channelkit.errors import BadRequest, ConfigError, HandlerError, WorkersBusy
 from channelkit.handlers import unanswered
@@ -57,7 +57,7 @@ class PlainHandler:
         workers.check_room()
         if request._source is not None:
             await request.body()
-        result = await run_plain(workers, REQUEST, self._function, SyncRequest(request))
+        result = await workers.run(REQUEST, self._function, SyncRequest(request))
         return result.channel if isinstance(result, SyncChannel) else BodyOnWorkers.of(result, workers)
 
 
@@ -67,8 +67,7 @@ def checked_handler(handler: Any) -> Handler:
         raise ConfigError(f"a handler is a function that takes a request, not {handler!r}")
     if inspect.isasyncgenfunction(handler):
         raise ConfigError(f"{handler!r} yields, so it is a body, not a handler: return a Response with that body")
-    checked: Handler = handler if runs_on_loop(handler) else PlainHandler(handler)
-    return checked
+    return cast("Handler", handler) if runs_on_loop(handler) else PlainHandler(handler)
 
 
 async def run_handler(handler: Handler, request: Request, exchange: HttpExchange) -> None:

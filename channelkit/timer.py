@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from channelkit._crossing import LoopEnded, ask
 from channelkit._jobs import CALLBACK
 from channelkit._lifecycle import logger
-from channelkit._on_workers import call_plain, runs_on_loop
+from channelkit._on_workers import runs_on_loop
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop, Timer
@@ -78,7 +78,7 @@ class ScheduledTask:
         self._service.started()
         try:
             if self._on_worker:
-                await self._service.workers.run(CALLBACK, call_plain, self._function, *self._args, must=True)
+                await self._service.workers.run(CALLBACK, self._function, *self._args, must=True)
                 return
             result = self._function(*self._args)
             if inspect.isawaitable(result):

@@ -689,7 +689,7 @@ def test_options(where: str, backend: Backend) -> None:
         Endpoint(echo, transports=["pigeon"])
     with pytest.raises(ConfigError, match="transports must be some of"):
         Endpoint(echo, transports=[])
-    with pytest.raises(NotAvailable, match="plain function"):
-        Endpoint(lambda channel: None)  # type: ignore[arg-type,return-value]
+    with pytest.raises(ConfigError, match="write both `async def`, or neither"):
+        Endpoint(lambda channel: None, on_receive=echo)
     with pytest.raises(NotAvailable, match="processed"):
         Endpoint(echo, session=SessionConfig(ack="processed"))
