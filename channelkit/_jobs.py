@@ -55,6 +55,7 @@ class Job:
         "result",
         "state",
         "thread",
+        "waited",
     )
 
     def __init__(self, pool: Workers, kind: int, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -65,6 +66,7 @@ class Job:
         self.kind = kind
         self.state = NEW
         self.queued_at = time.monotonic()
+        self.waited = 0.0  # in the queue
         self.parking = pool.loop.parking()
         self.done = False
         self.result: Any = None

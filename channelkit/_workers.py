@@ -202,9 +202,9 @@ class Workers:
         self._running[job.kind] += 1
         self._begun.add(job)
         self._count += 1
-        waited = time.monotonic() - job.queued_at
-        self._waited += waited
-        self._longest = max(self._longest, waited)
+        job.waited = time.monotonic() - job.queued_at
+        self._waited += job.waited
+        self._longest = max(self._longest, job.waited)
 
     def _dispatch(self) -> bool:
         """Give every job that may begin a thread.  False if there is no thread at all to be had."""
@@ -235,6 +235,8 @@ class Workers:
         self._depth[job.kind] += 1
         self._running[job.kind] -= 1
         self._begun.discard(job)
+        self._count -= 1
+        self._waited -= job.waited
         self._queues[job.kind].appendleft(job)
 
     # -- on the workers
