@@ -27,6 +27,7 @@ from channelkit.http import Headers as Headers
 from channelkit.http import Request as Request
 from channelkit.http import Response as Response
 from channelkit.http import reject as reject
+from channelkit.listen import Listen as Listen
 from channelkit.server.run import Server as Server
 from channelkit.server.run import run_server as run_server
 from channelkit.server.run import serve as serve

@@ -52,7 +52,7 @@ def wait_for(
     if loop.in_loop_thread:
         raise RuntimeError(
             f"{name}() of a blocking view would stop the event loop that it waits for; on the loop's own thread use "
-            f"the loop's own object: `await channel.{name}(...)`"
+            f"the loop's own object: `await {name}(...)`"
         )
     return Crossing(loop, begin, go_on, **options).wait()
 

@@ -70,7 +70,8 @@ class BadRequest(RemoteError):
     """An HTTP request that cannot be served.
 
     `status` is what the peer is told; `detail` is for the log and never sent.  `limit` names the option that said no,
-    if one did.
+    if one did.  `fields` are header lines that the answer must carry besides, such as what lets a page of another site
+    read it.
     """
 
     def __init__(self, status: int, detail: str, *, limit: str | None = None) -> None:
@@ -78,6 +79,7 @@ class BadRequest(RemoteError):
         self.status = status
         self.detail = detail
         self.limit = limit
+        self.fields: tuple[tuple[str, str], ...] = ()
         self.counted = False  # see `_tally`
 
 

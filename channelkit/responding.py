@@ -15,7 +15,6 @@ from channelkit._lifecycle import logger
 from channelkit._on_workers import BodyOnWorkers, runs_on_loop
 from channelkit.channel import Channel
 from channelkit.errors import BadRequest, ConfigError, HandlerError, WorkersBusy
-from channelkit.handlers import unanswered
 from channelkit.http import Request, Response, check_status, header_lines, to_response, whole
 from channelkit.spi import HttpExchange, HttpWire
 from channelkit.sync import SyncChannel, SyncRequest
@@ -53,7 +52,8 @@ class PlainHandler:
 
     async def __call__(self, request: Request) -> Any:
         """What the function returns; WorkersBusy, before the body is read, if no thread has time for it."""
-        workers = unanswered(request).host.workers
+        assert request._exchange is not None
+        workers = request._exchange.host.workers
         workers.check_room()
         if request._source is not None:
             await request.body()
@@ -208,7 +208,8 @@ def refuse(exchange: HttpExchange, error: BadRequest) -> None:
     """Answer a request that cannot be served.  The text is fixed: nothing of the request comes back in it."""
     exchange.loop.tally.refused(error)
     content = (REFUSAL_TEXTS.get(error.status, "Refused") + "\n").encode()
-    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Connection", "close"), *refusal_headers(error.status)]
+    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Connection", "close")]
+    headers += [*refusal_headers(error.status), *error.fields]
     if exchange.start(error.status, headers, len(content)):
         exchange.write(HttpWire(content))
     exchange.finish()

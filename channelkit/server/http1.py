@@ -66,7 +66,7 @@ class HttpConnection:
         self._core = core
         self.link = link
         self.loop = core.loop
-        self.config = core.config
+        self.config = link.config  # of the listener it came by
         self.host = core
         self._reader = RequestReader(core.request_limits)
         self._exchange: Http1Exchange | None = None

@@ -20,10 +20,11 @@ from channelkit._loop import Loop, open_loop
 from channelkit.config import Config, ServerOptions
 from channelkit.errors import ConfigError, NotAvailable
 from channelkit.responding import Handler, PlainFunction, checked_handler
+from channelkit.server import systemd
 from channelkit.server.core import ServerCore
 from channelkit.server.lifespan import Lifespan, lifespan_of, living
-from channelkit.server.listener import listen
-from channelkit.server.pump.reactor import Listener, Reactor
+from channelkit.server.listener import Opened, open_all
+from channelkit.server.pump.reactor import Reactor
 from channelkit.wire.http1_responses import BUSY
 
 Status = Literal["starting", "running", "stopping", "stopped"]
@@ -34,7 +35,10 @@ class Server:
 
     def __init__(self) -> None:
         self._status: Status = "starting"
+        self._opened: list[Opened] = []
+        self._addresses: tuple[str, ...] = ()
         self._port = 0
+        self._owns_process = False
         self._core: ServerCore | None = None
         self._loop: Loop | None = None
         self._stop_requested = False
@@ -46,12 +50,20 @@ class Server:
         self._error: BaseException | None = None
 
     def __repr__(self) -> str:
-        return f"<channelkit server on port {self._port}, {self._status}>"
+        return f"<channelkit server on {', '.join(self._addresses) or 'nothing'}, {self._status}>"
 
     @property
     def port(self) -> int:
-        """The port it listens on; the one the system chose, if 0 was asked for."""
+        """The TCP port it listens on, the first of several; the one the system chose, if 0 was asked for.
+
+        0 if it listens on UNIX sockets only.
+        """
         return self._port
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Everything it listens on, in the order of the options: `http://127.0.0.1:8090`, `unix:/run/app.sock`."""
+        return self._addresses
 
     @property
     def status(self) -> Status:
@@ -139,19 +151,20 @@ class Server:
     async def _listen(
         self, handler: Handler, config: Config, handle_signals: bool, task_status: TaskStatus[Server]
     ) -> None:
-        sock = listen(config.ip, config.port, config.backlog)
-        self._port = sock.getsockname()[1]
+        self._opened = open_all(config)
+        self._addresses = tuple(map(str, self._opened))
+        self._port = next((one.port for one in self._opened if one.port), 0)
         self._wanted = anyio.Event()
         try:
             async with open_loop() as loop:
                 self._loop = loop
                 reactor = Reactor(loop, config)
                 try:
-                    await self._serve(reactor, loop, handler, config, sock, handle_signals, task_status)
+                    await self._serve(reactor, loop, handler, config, handle_signals, task_status)
                 finally:
                     reactor.close()
         finally:
-            sock.close()
+            self._stop_listening()
 
     async def _serve(
         self,
@@ -159,7 +172,6 @@ class Server:
         loop: Loop,
         handler: Handler,
         config: Config,
-        sock: Any,
         handle_signals: bool,
         task_status: TaskStatus[Server],
     ) -> None:
@@ -167,25 +179,35 @@ class Server:
             core = self._core = ServerCore(handler, config, loop, handlers)
             core.lingering = lambda: reactor.links
             reactor.on_link_closed = core.changed
-            listener = reactor.listen(sock, core.connect, BUSY)
+            for one in self._opened:
+                one.listener = reactor.listen(one.sock, core.connect, BUSY, one.config)
+                logger.info("listening on %s", one)
             self._status = "running"
             try:
-                async with _signals(self, handle_signals):
+                async with _process(self, handle_signals):
                     task_status.started(self)
                     assert self._wanted is not None
                     await self._wanted.wait()
-                    await self._drain(core, listener)
+                    self._stop_listening()
+                    with anyio.CancelScope() as self._hurry:
+                        await core.drain(self._timeout)
             finally:
-                self._status = "stopping"
-                listener.close()
+                self._stop_listening()
                 with anyio.CancelScope(shield=True):
                     await core.cut()
 
-    async def _drain(self, core: ServerCore, listener: Listener) -> None:
-        self._status = "stopping"
-        listener.close()
-        with anyio.CancelScope() as self._hurry:
-            await core.drain(self._timeout)
+    def _stop_listening(self) -> None:
+        """The end has begun, or is over."""
+        if self._status == "running":
+            self._status = "stopping"
+            self._tell(systemd.STOPPING)
+        for one in self._opened:
+            one.close()
+
+    def _tell(self, *states: str) -> None:
+        """Tell the service manager, if this server is what the process is there for."""
+        if self._owns_process:
+            systemd.notify(*states)
 
 
 async def serve(
@@ -276,14 +298,19 @@ def _config(options: Any) -> Config:
 
 
 @asynccontextmanager
-async def _signals(server: Server, wanted: bool) -> AsyncIterator[None]:
-    """SIGINT and SIGTERM stop the server while this is open; only the main thread may listen to them."""
+async def _process(server: Server, wanted: bool) -> AsyncIterator[None]:
+    """While this is open the process is the server's: SIGINT and SIGTERM stop it, systemd is told how it is.
+
+    Only the main thread may listen to signals.
+    """
     if not wanted or threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
         yield
         return
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_watch_signals, server, received)
+            server._owns_process = True
+            server._tell(systemd.READY, f"STATUS=listening on {', '.join(server.addresses)}")
             yield
             tasks.cancel_scope.cancel()
 

@@ -8,10 +8,11 @@ The specification is docs/protocol.md; P1 to P8 in comments are its sections, F1
     identity    ids, secrets and their comparison, instance numbers
     sender, receiver      one direction's two halves: numbers and window; take rule and hold
     admission, refusals   who may pass, and every "no" with status, code and ack
+    acks        when a side says what it has
     pacing      back-off, the rate rule, early rotation
-    ending      how a session ended
+    life, ending          open, closing, over; how a session ended
     actions     what the machines tell their bindings
-    server      ServerSession         client, uplink      ClientSession
+    server      ServerSession         client      ClientSession
 
 What a server's binding does (one session is driven from one task or thread; every call returns actions, which are
 done in order before the next call):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
+
+NEVER = math.inf
 
 #: P4, client 4: attach again after this, doubling, up to that, full jitter.
 FIRST_DELAY = 0.5
@@ -56,3 +59,32 @@ class AttachRate:
 
     def _counts(self, now: float, *, progress: bool) -> bool:
         return not progress and self.last is not None and now - self.last < self.CLOSE_TOGETHER
+
+
+class Turnover:
+    """How often a session's attachments may follow one another, and when a full window ends a stream early."""
+
+    __slots__ = ("_fruitless", "_longest", "_progress", "blocked", "rate")
+
+    def __init__(self, rate: AttachRate, longest: float) -> None:
+        self.rate = rate
+        self.blocked = False  # a sender waits for the window
+        self._longest = longest
+        self._fruitless = 0
+        self._progress = False  # an acknowledgement since the newest attach
+
+    def admitted(self, now: float, *, progress: bool) -> None:
+        """An attach was admitted; `progress`: it acknowledges more than was."""
+        self._fruitless = 0 if self._progress else self._fruitless + 1
+        self._progress = False
+        self.rate.admitted(now, progress=progress)
+
+    def acknowledged(self) -> None:
+        """A higher acknowledgement came: the window has room."""
+        self._progress = True
+        self._fruitless = 0
+        self.blocked = False
+
+    def early(self, since: float) -> float:
+        """When a stream attached at `since` ends because of a full window, so that its client acknowledges."""
+        return since + rotation_delay(self._fruitless, self._longest) if self.blocked else NEVER

@@ -283,7 +283,9 @@ class SyncChannel:
     ) -> Any:
         no_room = partial(self._channel._fail, 1013)
         try:
-            return wait_for(self._loop, name, begin, go_on, timeout=timeout, give_back=give_back, no_room=no_room)
+            return wait_for(
+                self._loop, f"channel.{name}", begin, go_on, timeout=timeout, give_back=give_back, no_room=no_room
+            )
         except LoopEnded:
             raise ChannelClosed(self._last_info()) from None
 

@@ -32,7 +32,7 @@ class SyncRequest(RequestData):
             if self._source is None:
                 return b""
             assert self._exchange is not None
-            body: bytes = wait_for(self._exchange.loop, "body", lambda: MUST_WAIT, self._request.body)
+            body: bytes = wait_for(self._exchange.loop, "request.body", lambda: MUST_WAIT, self._request.body)
             self._body = body
         return self._body
 

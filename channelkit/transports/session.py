@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from channelkit._deadline import Deadline
 from channelkit._lifecycle import NEW
@@ -22,26 +22,16 @@ from channelkit.session.actions import Attached, Detached, Ended, Finish, Kind, 
 from channelkit.session.frames import Frame, Numbered, check_payload
 from channelkit.session.refusals import Refusal
 from channelkit.session.server import Admitted, Refused, ServerSession
-from channelkit.spi import Exchange
+from channelkit.spi import Carrier, Exchange
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop
-    from channelkit.config import Config
+    from channelkit.config import Config, SessionConfig
     from channelkit.http import Request
     from channelkit.session.ending import Ending
     from channelkit.spi import Host
 
 FULL = 1 << 62  # unsent bytes of a window whose messages are used up
-
-
-class Carrier(Protocol):
-    """A connection that carries a session's downlink.  It never calls the session from inside these calls."""
-
-    def write(self, frames: tuple[Frame, ...]) -> None:
-        """Encode and write `frames`, in order."""
-
-    def finish(self, action: Finish) -> None:
-        """End after what was written; the session hears no more of this carrier."""
 
 
 class _Unacknowledged:
@@ -204,14 +194,19 @@ class LiveSession:
 
     # -- what carriers and requests tell
 
-    def attach(self, kind: Kind, a: int, ack: int, carrier: Carrier, wait: float = 0.0) -> int | Refused:
+    @property
+    def config(self) -> SessionConfig:
+        """The limits of this session."""
+        return self.machine.config
+
+    def attach(self, kind: Kind, a: int, ack: int, carrier: Carrier, wait: float = 0.0) -> int | Refusal:
         """Make `carrier` the attachment: its number, by which it is known from now on; or why not."""
         unsent = self.machine.sender.bytes
         result = self.machine.attach(kind, a, ack, self.loop.time(), wait=wait, draining=self._host.stopping)
         if isinstance(result, Admitted):
             self._carriers[result.number] = carrier
         self.do(result.actions, unsent)
-        return result.number if isinstance(result, Admitted) else result
+        return result.number if isinstance(result, Admitted) else result.refusal
 
     def received(self, attachment: int, frame: Frame) -> None:
         """A frame came on a WebSocket."""

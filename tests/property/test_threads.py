@@ -131,7 +131,7 @@ class Stage:
         self.players = [Player(number, plan.end == "stop") for number in range(len(plan.threads))]
         self.channel: SyncChannel | None = None
         self.opened = threading.Event()
-        self.over = threading.Event()
+        self.played = threading.Event()  # by the first player, if it is a worker
         handler = self.plain if plan.worker else self.on_loop
         self.server: Server = run_server(handler, port=0, backend=backend, soft_mark=20_000, hard_mark=100_000)
 
@@ -146,6 +146,7 @@ class Stage:
             self.channel = channel
             self.opened.set()
             self.players[0].play(channel, self.plan.threads[0])
+            self.played.set()
             channel.wait_closed()
 
     def play(self) -> Peer:
@@ -167,6 +168,7 @@ class Stage:
             for thread in (*doing, *ending, reading):
                 thread.join(PATIENCE)
                 assert not thread.is_alive(), "a call hangs"
+            assert not self.plan.worker or self.played.wait(PATIENCE), "a worker's call hangs"
         return peer
 
     def end(self, peer: Peer, player: Player) -> None:

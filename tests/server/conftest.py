@@ -222,7 +222,8 @@ class Host:
         return self.server.port
 
     def serve(self, handler: Handler, **options: Unpack[ServerOptions]) -> Host:
-        options.setdefault("port", 0)
+        if "listen" not in options:
+            options.setdefault("port", 0)
         self.server = run_server(handler, backend=self.backend, **options)
         return self
 

@@ -207,7 +207,7 @@ def test_handlers_that_cannot_be(backend: Backend) -> None:
         yield "a body"
 
     with pytest.raises(ConfigError, match="return a Response with that body"):
-        run_server(yields, port=0, backend=backend)  # type: ignore[arg-type]
+        run_server(yields, port=0, backend=backend)
     with pytest.raises(ConfigError, match="a handler is a function that takes a request"):
         run_server("hello", port=0, backend=backend)  # type: ignore[arg-type]
 

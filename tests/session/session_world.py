@@ -17,15 +17,21 @@ from typing import Any
 
 from channelkit.config import SessionConfig
 from channelkit.session import actions as act
+from channelkit.session.acks import Acks
 from channelkit.session.actions import Kind
 from channelkit.session.client import ClientConfig, ClientSession, Link
+from channelkit.session.client.attaching import Attaching
+from channelkit.session.client.instance import Instance
+from channelkit.session.client.saying import Saying
+from channelkit.session.client.uplink import Uplink
 from channelkit.session.frames import Text
-from channelkit.session.pacing import AttachRate
+from channelkit.session.life import Life
+from channelkit.session.pacing import AttachRate, Turnover
 from channelkit.session.receiver import Receiver
 from channelkit.session.refusals import Refusal
 from channelkit.session.sender import Sender
 from channelkit.session.server import Admitted, Attachment, Deleted, Refused, ServerSession
-from channelkit.session.uplink import Uplink
+from channelkit.session.server.downlink import Downlink
 
 NOBODY = -1
 WINDOW = 4  # a quarter is one message, so acknowledgements do not wait
@@ -36,21 +42,30 @@ FURTHER_ATTACHMENTS = 12
 Event = tuple[Any, ...]
 
 
-def clone(thing: Any) -> Any:
-    """A copy of a machine: its parts and queues are copied, its frozen nouns shared."""
+def clone(thing: Any, copies: dict[int, Any] | None = None) -> Any:
+    """A copy of a machine: its parts and queues are copied, each once, its frozen nouns shared."""
+    copies = {} if copies is None else copies
     kind: Any = type(thing)
-    copy = kind.__new__(kind)
-    for name in kind.__slots__:
+    copy = copies[id(thing)] = kind.__new__(kind)
+    for name in SLOTS[kind]:
         value = getattr(thing, name)
         if type(value) is deque:
             value = value.copy()
-        elif isinstance(value, PARTS):
-            value = clone(value)
+        elif type(value) in PARTS:
+            value = copies[id(value)] if id(value) in copies else clone(value, copies)
         setattr(copy, name, value)
     return copy
 
 
-PARTS = (Sender, Receiver, Uplink, AttachRate, Attachment)
+PARTS = {
+    *(Sender, Receiver, Life, Acks),
+    *(Downlink, Attachment, Turnover, AttachRate),
+    *(Instance, Attaching, Saying, Uplink),
+}
+SLOTS: dict[type, list[str]] = {
+    kind: [name for base in kind.__mro__ for name in getattr(base, "__slots__", ())]
+    for kind in (*PARTS, ServerSession, ClientSession)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -503,14 +518,17 @@ class World:
     def check(self) -> None:
         """The invariants of docs/protocol.md."""
         server = self.server
-        assert any(tab.sent[: len(self.got)] == self.got for tab in self.tabs), "delivered is no prefix of sent"
+        sender = self._instance(server.by)  # whose numbers they are: nobody else's log will do
+        assert not self.got or (sender and sender.sent[: len(self.got)] == self.got), "delivered is no prefix of sent"
         assert self.endings <= 1
         assert server.receiver.have - server.receiver.recv <= WINDOW + 1
         assert server.sender.sent - server.sender.acked <= WINDOW + 1
         acked = self.sent[: server.sender.acked]
-        assert any(tab.got[: len(acked)] == acked for tab in self.tabs), "acknowledged, and nobody has it"
+        holder = self._instance(server.a)  # the only one whose acknowledgements count
+        assert holder is not None
+        assert holder.got[: len(acked)] == acked, "acknowledged, and the instance that may does not have it"
         if server.ending is not None and server.ending.clean:
-            assert any(tab.got == self.sent for tab in self.tabs), "a clean end, and something is missing"
+            assert holder.got == self.sent, "a clean end, and something is missing"
         for tab in self.tabs:
             self._check_tab(tab)
 
@@ -534,32 +552,40 @@ class World:
             told = self.spent.get("expiries", 0) + self.spent.get("kills", 0)
             refused = self.spent.get("server_closes", 0) and ending.unacknowledged
             assert told or refused, "one client, grace not over, and it was told lost"
+            assert told or self.got[: len(tab.sent)] != tab.sent, "told lost, and nothing is"
+
+    def _instance(self, a: int | None) -> Tab | None:
+        return next((tab for tab in self.tabs if tab.machine.a == a), None)
 
     # -- convergence ---------------------------------------------------------------------------------------------------
 
     def converge(self) -> None:
         """Faults stop, the schedule is fair: all arrives, or its loss is told on both sides, within 12 attachments."""
-        before = [tab.machine._number for tab in self.tabs]
+        before = [tab.machine.attaching._last for tab in self.tabs]
         steps = 0
         while self._fair_step():
             self.check()
             steps += 1
             assert steps < 2000, "no rest"
             for tab, number in zip(self.tabs, before, strict=True):
-                assert tab.machine._number - number <= FURTHER_ATTACHMENTS, "livelock: too many attachments"
+                assert tab.machine.attaching._last - number <= FURTHER_ATTACHMENTS, "livelock: too many attachments"
         living = [tab for tab in self.tabs if tab.alive and tab.machine.ending is None]
         newest = max(living or [tab for tab in self.tabs if tab.alive], key=lambda tab: tab.machine.a)
         if self.server.ending is None and newest.machine.ending is not None:
             self._expire_server()  # nobody comes any more
         elif self.server.ending is not None and newest.machine.ending is None:
             raise AssertionError("the server has ended, and its client rests without being told")
+        for tab in self.tabs:
+            told = not tab.alive or tab is newest or tab.machine.ending is not None
+            assert told, "an older tab rests without being told"
         self._all_or_told(newest)
 
     def _all_or_told(self, newest: Tab) -> None:
         server, client = self.server.ending, newest.machine.ending
         arrived = newest.got == self.sent and self.got == newest.sent
         assert arrived or (server is not None and client is not None), "something is missing, and nobody was told"
-        if all(tab.got != self.sent for tab in self.tabs):
+        holder = self._instance(self.server.a)
+        if holder is not None and holder.got != self.sent:
             assert server is not None
             assert not server.clean, "the server's loss was not told"
         if self.got[: len(newest.sent)] != newest.sent:
@@ -606,8 +632,15 @@ class World:
         current = server.attachment
         return (
             (self.sent, self.got, self.endings, tuple(sorted(self.spent.items()))),
-            (server.a, server.by, server._told, server._blocked, server.ending, server.closing),
-            (server.sender.acked, server.receiver.have, len(server.receiver.hold), server._announced),
+            (
+                server.a,
+                server.by,
+                server.downlink.acks.told,
+                server.downlink.turnover.blocked,
+                server.ending,
+                server.closing,
+            ),
+            (server.sender.acked, server.receiver.have, len(server.receiver.hold), server.downlink._announced),
             current and (current.kind, current.a, current.ack),
             tuple(self._tab_key(tab) for tab in self.tabs),
             tuple(sorted((self._wire_key(wire) for wire in self.wires), key=repr)),
@@ -622,16 +655,23 @@ class World:
                 tab.alive,
                 tab.endings,
                 m.a,
-                m.line,
-                m.verified,
+                m.instance.line,
+                m.instance.verified,
                 m.kind,
-                m._wanted,
+                m.attaching.wanted,
                 m.link,
-                m.presented,
+                m.attaching.presented,
             ),
             (m.sender.sent, m.sender.acked, m.receiver.have, m.receiver.recv, len(m.receiver.hold), m.had_hello),
-            (m.closing, m.ending, m._farewell, m._drained, m._peer_closing, m._told, m._progress),
-            (m.uplink.taken, m.uplink.failures > 0, m.uplink.in_flight is not None, m._retry_at == 0, m._ack_at == 0),
+            (m.closing, m.ending, m.saying.farewell, m.drained, m.saying.peer_closing, m.saying.acks.told),
+            m.attaching.progress,
+            (
+                m.uplink.taken,
+                m.uplink.failures > 0,
+                m.uplink.in_flight is not None,
+                m.attaching.retry_at == 0,
+                m.saying.acks.at == 0,
+            ),
         )
 
     def _wire_key(self, wire: Wire) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ from channelkit._lifecycle import logger
 from channelkit.server.pump.link import Engine, Link
 
 if TYPE_CHECKING:
+    from channelkit.config import Config
     from channelkit.server.pump.reactor import Reactor
 
 ACCEPTS_PER_TURN = 64
@@ -39,7 +40,10 @@ def place_of(peer: Any) -> str | bytes | None:
 class Listener:
     """A listening socket of the reactor."""
 
-    def __init__(self, reactor: Reactor, sock: socket.socket, on_connect: OnConnect, busy: bytes) -> None:
+    def __init__(
+        self, reactor: Reactor, sock: socket.socket, on_connect: OnConnect, busy: bytes, config: Config
+    ) -> None:
+        self._config = config  # of the connections that come by here
         self._reactor = reactor
         self._sock: socket.socket | None = sock
         self._on_connect = on_connect
@@ -82,7 +86,7 @@ class Listener:
 
     def _adopt(self, sock: socket.socket) -> None:
         try:
-            self._reactor.adopt(sock, self._on_connect)
+            self._reactor.adopt(sock, self._on_connect, self._config)
         except Exception:
             logger.exception("a new connection cannot be served; it is cut")
             self._reactor.discard(sock)

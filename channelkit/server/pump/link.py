@@ -59,7 +59,7 @@ class Link(ABC):
         "_out",
         "_phase",
         "_stall",
-        "_config",
+        "config",
         "alive",
         "engine",
         "local",
@@ -73,7 +73,7 @@ class Link(ABC):
 
     def __init__(self, loop: Loop, config: Config, peer: Any, local: Any) -> None:
         self._loop = loop
-        self._config = config
+        self.config = config  # of the listener it came by
         self._out: list[bytes | memoryview] = []
         self._dirty = False  # a flush is scheduled, or the kernel is being waited for
         self._phase = OPEN
@@ -131,7 +131,7 @@ class Link(ABC):
         """`sent` bytes were handed over."""
         self.unsent -= sent
         if self._stall is not None:
-            self._stall.set(self._config.write_timeout)
+            self._stall.set(self.config.write_timeout)
             if not self.unsent:
                 self._stall.cancel()
                 self._stall = None
@@ -143,10 +143,10 @@ class Link(ABC):
         """The peer does not take what is unsent: from now on it is being timed."""
         if self._stall is None:
             self._stall = Deadline(self._loop, self._stalled)
-            self._stall.set(self._config.write_timeout)
+            self._stall.set(self.config.write_timeout)
 
     def _stalled(self) -> None:
-        error = TimeoutError(f"the peer took nothing for {self._config.write_timeout} s")
+        error = TimeoutError(f"the peer took nothing for {self.config.write_timeout} s")
         self._loop.tally.hit("write_timeout", error)
         self._lose(error)
 

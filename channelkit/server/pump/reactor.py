@@ -78,18 +78,23 @@ class Reactor:
 
     # -- coming and going
 
-    def listen(self, sock: socket.socket, on_connect: OnConnect, busy: bytes = b"") -> Listener:
-        """Accept connections on a non-blocking listening socket; `busy` is what one too many from a place is told."""
-        listener = Listener(self, sock, on_connect, busy)
+    def listen(
+        self, sock: socket.socket, on_connect: OnConnect, busy: bytes = b"", config: Config | None = None
+    ) -> Listener:
+        """Accept connections on a non-blocking listening socket; `busy` is what one too many from a place is told.
+
+        `config` is theirs, if it is not the reactor's.
+        """
+        listener = Listener(self, sock, on_connect, busy, config or self.config)
         self._listeners.append(listener)
         return listener
 
-    def adopt(self, sock: socket.socket, on_connect: OnConnect) -> Link:
+    def adopt(self, sock: socket.socket, on_connect: OnConnect, config: Config | None = None) -> Link:
         """Serve a connected socket.  The engine may already write, pause or abort while it is made."""
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        link = SocketLink(self, sock)
+        link = SocketLink(self, sock, config or self.config)
         self._links.add(link)
         link.place = place = place_of(link.peer)
         if place is not None:
@@ -254,8 +259,8 @@ class SocketLink(Link):
         "queued",
     )
 
-    def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
-        super().__init__(reactor.loop, reactor.config, _address(sock.getpeername), _address(sock.getsockname))
+    def __init__(self, reactor: Reactor, sock: socket.socket, config: Config) -> None:
+        super().__init__(reactor.loop, config, _address(sock.getpeername), _address(sock.getsockname))
         self._reactor = reactor
         self._sock: socket.socket | None = sock
         self._events = IN | RDHUP
@@ -334,7 +339,7 @@ class SocketLink(Link):
         self._hung = True
         if not self.reading and self._half_closed is None and not self._eof:
             self._half_closed = Deadline(self._loop, self._abandoned)
-            self._half_closed.set(self._config.half_closed_timeout)
+            self._half_closed.set(self.config.half_closed_timeout)
         if events & (HUP | ERR):
             self._send_out()  # it tells whether anything can leave
             self._set_events(0)
@@ -449,7 +454,7 @@ class SocketLink(Link):
             return
         self._lingered = 0
         self._half_closed = Deadline(self._loop, self._linger_over)
-        self._half_closed.set(self._config.linger_timeout)
+        self._half_closed.set(self.config.linger_timeout)
         self._update()
 
     def _linger(self) -> None:
@@ -493,12 +498,15 @@ class SocketLink(Link):
 
 
 def _address(ask: Callable[[], Any]) -> Any:
-    """(host, port), or None where the socket has no such thing."""
+    """(host, port), or None where the socket has no such thing; IPv4 by its own address on an IPv6 socket too."""
     try:
         address = ask()
     except OSError:
         return None
-    return address[:2] if isinstance(address, tuple) else None
+    if not isinstance(address, tuple):
+        return None
+    host, port = address[:2]
+    return (host[7:] if host.startswith("::ffff:") and "." in host else host), port
 
 
 __all__ = ["OPEN", "Listener", "Reactor", "SocketLink"]

@@ -69,7 +69,7 @@ class StreamLink(Link):
             self._lose(ConnectionAbortedError("the pump was cancelled"))
             self._drop_timers()
             # A close that waits for the peer (TLS says goodbye) gets as long as a peer gets to read our end.
-            with anyio.move_on_after(self._config.linger_timeout, shield=True):
+            with anyio.move_on_after(self.config.linger_timeout, shield=True):
                 if self._shut_down:
                     await self._stream.aclose()
                 else:
@@ -114,7 +114,7 @@ class StreamLink(Link):
         self._held = data
         if not data:
             self._patience = Deadline(self._loop, self._abandoned)
-            self._patience.set(self._config.half_closed_timeout)
+            self._patience.set(self.config.half_closed_timeout)
 
     def _take(self, data: bytes) -> None:
         """Give the engine what was read, unless it is over for it."""
@@ -196,7 +196,7 @@ class StreamLink(Link):
         self._shut_down = True
         self._read_place.wake()
         self._write_place.wake()
-        at = self._loop.time() + self._config.linger_timeout
+        at = self._loop.time() + self.config.linger_timeout
         self._linger_timer = self._loop.call_at(at, self._ended.set)
 
     async def _send_eof(self) -> None:

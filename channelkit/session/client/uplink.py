@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from channelkit.session.actions import Post
 from channelkit.session.frames import Numbered
-from channelkit.session.pacing import backoff
+from channelkit.session.pacing import NEVER, backoff
 from channelkit.session.sender import Sender
 
 
@@ -23,7 +22,7 @@ class Uplink:
         self.taken = 0
         self.failures = 0
         self.not_before = 0.0
-        self.until = math.inf
+        self.until = NEVER
 
     def batch(self, sender: Sender, most_bytes: int) -> tuple[Numbered, ...]:
         """What the server is not known to have, from the lowest number, up to a size; one message at least."""
@@ -52,7 +51,7 @@ class Uplink:
         post = self.in_flight
         assert post is not None
         self.in_flight = None
-        self.until = math.inf
+        self.until = NEVER
         return post
 
     def wait(self, now: float, least: float = 0.0) -> None:

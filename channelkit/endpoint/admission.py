@@ -1,0 +1,71 @@
+"""Who may pass: the credential a request presents, where it comes from, and whose it is.
+
+The decisions themselves are pure (`session.admission`); here their facts are read from the request.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from channelkit._jobs import REQUEST
+from channelkit._lifecycle import logger
+from channelkit._on_workers import runs_on_loop
+from channelkit.errors import BadRequest, WorkersBusy
+from channelkit.handlers import unanswered
+from channelkit.http import Request, Response
+from channelkit.responding import SERVER_ERROR
+from channelkit.session import admission
+from channelkit.session.refusals import Refusal
+from channelkit.sync import SyncRequest
+
+COOKIE = "ck"
+
+Authenticate = Callable[[Any], Any]  # of a Request, or a SyncRequest on a worker
+
+
+class Admission:
+    """The door of one endpoint."""
+
+    def __init__(self, authenticate: Authenticate | None, origins: frozenset[str], *, plain: bool) -> None:
+        self._authenticate = authenticate
+        self._on_worker = plain and not runs_on_loop(authenticate)
+        self._origins = origins
+
+    def origin(self, request: Request, *, by_cookie: bool) -> Refusal | None:
+        """Before any look-up: may a page of this origin use the endpoint?"""
+        host = request.headers.get("host", "").lower()
+        return admission.origin(
+            sent=request.headers.get("origin"),
+            own=frozenset({f"http://{host}", f"https://{host}"}),  # a proxy in front may have taken the TLS off
+            allowed=self._origins,
+            by_cookie=by_cookie,
+            fetch_site=request.headers.get("sec-fetch-site"),
+            referer=request.headers.get("referer"),
+        )
+
+    async def principal(self, request: Request) -> Any:
+        """Whatever the application's `authenticate` makes of the request; a Response of its refuses it."""
+        if self._authenticate is None:
+            return None
+        try:
+            if self._on_worker:
+                workers = unanswered(request).host.workers
+                return await workers.run(REQUEST, self._authenticate, SyncRequest(request))
+            result = self._authenticate(request)
+            return await result if inspect.isawaitable(result) else result
+        except (BadRequest, WorkersBusy):
+            raise
+        except Exception:  # answered here, so that a page of another site can read it
+            logger.exception("authenticate raised on %r; answered 500", request)
+            return Response(500, SERVER_ERROR.headers, SERVER_ERROR.body)
+
+
+def credential(request: Request) -> tuple[str | None, bool]:
+    """The secret that a request presents, and whether a cookie does: those need proof of where they come from (P8)."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token:
+        return token.strip(), False
+    cookie = request.cookies.get(COOKIE)
+    return cookie, cookie is not None

@@ -1,0 +1,111 @@
+"""The sessions of one endpoint: made within their limits, found by credential, remembered for a while when over."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
+
+from channelkit.errors import WorkersBusy
+from channelkit.session import admission, refusals
+from channelkit.session.identity import digest, matches, new_secret, new_sid
+from channelkit.session.refusals import Refusal
+from channelkit.session.server import ServerSession
+from channelkit.transports.session import LiveSession, SessionChannel
+
+if TYPE_CHECKING:
+    from channelkit._loop import Loop
+    from channelkit.config import SessionConfig
+    from channelkit.http import Request
+    from channelkit.spi import Exchange
+
+
+class _Kept:
+    """What is kept of a session: the machine's binding, and a hash of the secret."""
+
+    __slots__ = ("digest", "live", "owner")
+
+    def __init__(self, live: LiveSession, secret: str, owner: Hashable) -> None:
+        self.live = live
+        self.digest = digest(secret)
+        self.owner = owner  # whose sessions are counted together
+
+
+class Sessions:
+    """All sessions, open ones and those whose end is remembered.  `begin(channel)` starts the application's handler."""
+
+    def __init__(self, config: SessionConfig, begin: Callable[[SessionChannel], None], *, plain: bool) -> None:
+        self.config = config
+        self._plain = plain  # the handler needs a worker
+        self._begin = begin
+        self._sessions: dict[str, _Kept] = {}
+        self._owners: Counter[Hashable] = Counter()
+        self._ended: deque[tuple[float, LiveSession]] = deque()  # tombstones, by when they may be forgotten
+
+    @property
+    def count(self) -> int:
+        """How many are open."""
+        return self._owners.total()
+
+    def channel(self, session_id: str) -> SessionChannel | None:
+        """The channel of an open session, or None."""
+        kept = self._sessions.get(session_id)
+        return None if kept is None or kept.live.machine.over else kept.live.channel
+
+    def find(self, loop: Loop, sid: str, secret: str | None, principal: Hashable) -> LiveSession | Refusal:
+        """The session of a credential.  Unknown, wrong secret, wrong principal: one answer, on one path."""
+        self._forget(loop)
+        kept = self._sessions.get(sid)
+        if kept is not None and kept.live.loop.native is not loop.native:
+            kept = None  # of another event loop, which nobody could reach from here
+        refusal = admission.credential(
+            known=kept is not None,
+            secret_matches=matches(None if kept is None else kept.digest, secret),
+            principal_matches=kept is not None and kept.live.principal == principal,
+        )
+        if refusal is not None:
+            return refusal
+        assert kept is not None
+        return kept.live
+
+    def make(
+        self, request: Request, exchange: Exchange, principal: Hashable, a: int
+    ) -> tuple[LiveSession, str] | Refusal:
+        """A new session and its secret, or why there is none."""
+        self._forget(exchange.loop)
+        owner = principal if principal is not None else request.client and request.client[0]
+        if exchange.host.stopping:
+            return refusals.draining(None)
+        if self._owners.total() >= self.config.max_sessions:
+            exchange.loop.tally.hit("max_sessions", "a session was not made")
+            return refusals.crowded()
+        if self._owners[owner] >= self.config.max_sessions_per_principal:
+            exchange.loop.tally.hit("max_sessions_per_principal", f"{owner!r} has that many")
+            return refusals.crowded(own_fault=True)
+        if self._plain:
+            try:
+                exchange.host.workers.check_room()
+            except WorkersBusy:
+                return refusals.crowded()
+        secret = new_secret()
+        machine = ServerSession(new_sid(), self.config, exchange.loop.time(), a=a)
+        live = LiveSession(machine, request, exchange, principal, self._begin, self._over)
+        self._sessions[machine.sid] = _Kept(live, secret, owner)
+        self._owners[owner] += 1
+        return live, secret
+
+    def _over(self, live: LiveSession) -> None:
+        kept = self._sessions[live.machine.sid]
+        self._owners[kept.owner] -= 1
+        if not self._owners[kept.owner]:
+            del self._owners[kept.owner]
+        self._ended.append((live.machine.forget_at, live))
+
+    def _forget(self, loop: Loop) -> None:
+        """Drop the tombstones whose grace is over."""
+        while self._ended:
+            when, live = self._ended[0]
+            if live.loop.native is loop.native and when > loop.time():
+                return
+            self._ended.popleft()
+            self._sessions.pop(live.machine.sid, None)

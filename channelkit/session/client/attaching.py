@@ -1,0 +1,256 @@
+"""A client's attaches (P4): the newest, the WebSocket that is being opened to follow it, and when the next is tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+from channelkit.session.actions import Attach, ClientAction, Create, Detached, Drop, Kind, Open, Write
+from channelkit.session.client.config import ClientConfig
+from channelkit.session.client.instance import Instance
+from channelkit.session.frames import Ping
+from channelkit.session.life import Life
+from channelkit.session.pacing import NEVER, backoff
+from channelkit.session.receiver import Receiver
+
+Actions = list[ClientAction]
+
+
+class Link(Enum):
+    """How far the newest attach has come."""
+
+    NONE = "none"
+    SENT = "sent"  # no hello yet
+    UP = "up"
+
+
+class Attaching:
+    """`number`, `kind`, `link`, `presented` are of the newest attach: its number, carrier, how far it came, its ack."""
+
+    __slots__ = (
+        "_candidate_since",
+        "_config",
+        "_failures",
+        "_heard",
+        "_instance",
+        "_jitter",
+        "_last",
+        "_life",
+        "_receiver",
+        "_since",
+        "_wait",
+        "alone",
+        "candidate",
+        "contacted",
+        "creating",
+        "kind",
+        "link",
+        "number",
+        "presented",
+        "progress",
+        "retry_at",
+        "wanted",
+        "wrote",
+    )
+
+    def __init__(
+        self, config: ClientConfig, jitter: Callable[[], float], instance: Instance, life: Life, receiver: Receiver
+    ) -> None:
+        self.number = 0
+        self.kind = Kind.POLL
+        self.link = Link.NONE
+        self.presented = receiver.recv
+        self.wanted = Kind.POLL  # kind of the next attach
+        self.candidate = 0  # a WebSocket being opened while the older attachment still serves
+        self.creating = False
+        self.progress = False  # since the newest attach: a number taken or acknowledged, or the first hello
+        self.retry_at = NEVER
+        self.wrote = 0.0
+        self.contacted = self.alone = 0.0
+        self._config = config
+        self._jitter = jitter
+        self._instance = instance
+        self._life = life
+        self._receiver = receiver
+        self._last = 0  # number given to an attach
+        self._candidate_since = 0.0
+        self._failures = 0
+        self._since = self._heard = 0.0
+        self._wait = 0.0
+
+    # -- what can be asked ---------------------------------------------------------------------------------------------
+
+    @property
+    def by_websocket(self) -> bool:
+        """Whether the newest attach is by WebSocket, which carries both directions."""
+        return self.kind is Kind.WEBSOCKET
+
+    @property
+    def only_posts(self) -> bool:
+        """Closing over HTTP: the GET is ended, and the rest and the end are POSTed (F14)."""
+        return self._life.closing is not None and self.kind is not Kind.WEBSOCKET and self._instance.had_hello
+
+    @property
+    def holds_poll(self) -> bool:
+        """A poller whose messages wait for the inbox would get them again; it keeps contact by empty batches (F9)."""
+        return self.wanted is Kind.POLL and self._instance.had_hello and bool(self._receiver.hold)
+
+    def counts(self, attachment: int) -> bool:
+        """Whether this attachment is the newest, of which alone anything is taken."""
+        return attachment == self.number and self.link is not Link.NONE
+
+    # -- attaching -----------------------------------------------------------------------------------------------------
+
+    def start(self, kind: Kind, now: float, actions: Actions) -> None:
+        """Begin."""
+        self.wanted = self.kind = kind
+        self.contacted = self.alone = now
+        self.connect(now, actions)
+
+    def connect(self, now: float, actions: Actions) -> None:
+        """Attach by `wanted`; first create the session, if there is none and a WebSocket would not do that too."""
+        self.retry_at = NEVER
+        self.drop_candidate(actions)
+        if self._instance.sid is None and self.wanted is not Kind.WEBSOCKET:
+            self.creating = True
+            actions.append(Create(self._instance.a))
+            return
+        self._last += 1
+        if self.wanted is Kind.WEBSOCKET:
+            self.candidate = self._last
+            self._candidate_since = now
+            actions.append(Open(self._last))
+        else:
+            self._send_attach(self._last, now, actions)
+
+    def opened(self, now: float, actions: Actions) -> None:
+        """The candidate is open: P4 client step 1 begins with sending its hello."""
+        number, self.candidate = self.candidate, 0
+        self._send_attach(number, now, actions)
+
+    def _send_attach(self, number: int, now: float, actions: Actions) -> None:
+        if self.link is not Link.NONE:
+            self.unlink(now, actions, drop=True)
+        self.number = number
+        self.kind = self.wanted
+        self.link = Link.SENT
+        self.presented = self._receiver.recv
+        self.progress = False
+        self._since = self._heard = self.wrote = now
+        self._wait = self._config.wait if self.kind is Kind.POLL and self._instance.had_hello else 0.0
+        actions.append(Attach(number, self.kind, self._instance.a, self.presented, self._wait))
+
+    def heard(self, now: float) -> None:
+        """Bytes came on the newest attachment."""
+        self._heard = self.contacted = now
+
+    # -- how an attachment ends ----------------------------------------------------------------------------------------
+
+    def unlink(self, now: float, actions: Actions, *, drop: bool) -> None:
+        """The newest attachment is over; `drop`: by us."""
+        if drop:
+            actions.append(Drop(self.number))
+        if self.link is Link.UP:
+            self.alone = now
+            actions.append(Detached())
+        elif self.kind is Kind.POLL:
+            self.alone = max(self.alone, min(now, self._since + self._wait))  # it may have been held in good faith
+        self.link = Link.NONE
+
+    def lost(self, now: float, actions: Actions, *, drop: bool) -> None:
+        """The newest attachment failed: try again later, if nothing else is under way."""
+        steady = self.link is Link.UP and (self.progress or now - self._since >= self._config.steady)
+        self.unlink(now, actions, drop=drop)
+        if steady:
+            self._failures = 0
+        if not self.only_posts and not self.candidate:
+            self.fail(now)
+
+    def polled(self, now: float, actions: Actions) -> None:
+        """A poll was answered.  The next follows at once if this was worth it, and once its messages are pulled."""
+        self.unlink(now, actions, drop=False)
+        if self.progress or now - self._since >= 1.0:
+            self._failures = 0
+            self.retry_at = now
+        else:
+            self.fail(now)
+        self.contacted = now
+
+    def candidate_failed(self, now: float) -> None:
+        """The WebSocket did not open: what serves goes on serving."""
+        self.candidate = 0
+        if self.link is Link.NONE:
+            self.fail(now)
+        else:
+            self.wanted = self.kind
+
+    def drop_candidate(self, actions: Actions) -> None:
+        """Open it no further."""
+        if self.candidate:
+            actions.append(Drop(self.candidate))
+            self.candidate = 0
+
+    def fail(self, now: float, retry_after: float = 0.0) -> None:
+        """Back off."""
+        self._failures += 1
+        self.retry_at = now + max(retry_after, backoff(self._failures, self._jitter()))
+
+    def again(self, now: float, actions: Actions) -> None:
+        """Attach again if it is time and nothing is in the way."""
+        if now < self.retry_at or self.link is not Link.NONE or self.candidate or self.creating:
+            return
+        if not self.only_posts and not self.holds_poll:
+            self.connect(now, actions)
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def deadline(self) -> float:
+        """When `tick`, or `again`, must be called at the latest."""
+        first = min(self._link_at, self._candidate_at)
+        return first if self.holds_poll or self.only_posts else min(first, self.retry_at)
+
+    @property
+    def grace_at(self) -> float:
+        """When a client without attachment and contact must believe that the server has given it up."""
+        if self._life.ending is None and self.link is Link.UP:
+            return NEVER
+        waiting = self._since + self._wait if self.link is Link.SENT else 0.0
+        return max(self.contacted, self.alone, waiting) + self._instance.terms.grace
+
+    @property
+    def _link_at(self) -> float:
+        """When the newest attach is given up, without hello or silent, or asked for a sign of life."""
+        if self.link is Link.SENT:
+            if self.kind is Kind.POLL:
+                return self._since + self._wait + self._config.poll_margin
+            return self._since + self._config.hello_timeout
+        return min(self._silent_at, self._ping_at) if self.link is Link.UP else NEVER
+
+    @property
+    def _silent_at(self) -> float:
+        return self._heard + self._instance.terms.ping + self._config.ping_timeout
+
+    @property
+    def _ping_at(self) -> float:
+        """An idle WebSocket is asked for a sign of life; a stream's server speaks by itself."""
+        return max(self._heard, self.wrote) + self._instance.terms.ping if self.kind is Kind.WEBSOCKET else NEVER
+
+    @property
+    def _candidate_at(self) -> float:
+        return self._candidate_since + self._config.open_timeout if self.candidate else NEVER
+
+    def tick(self, now: float, actions: Actions) -> None:
+        """Give up what shows no life; ask what may have some."""
+        if now >= self._candidate_at:
+            actions.append(Drop(self.candidate))
+            self.candidate_failed(now)
+        if now < self._link_at:
+            return
+        if self.link is Link.UP and now < self._silent_at:
+            self.wrote = now
+            actions.append(Write(self.number, (Ping(),)))
+            return
+        if self.link is Link.SENT and self.kind in (Kind.STREAM, Kind.EVENTS):
+            self.wanted = Kind.POLL  # a proxy holds the stream back until it ends
+        self.lost(now, actions, drop=True)
