@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from channelkit._jobs import PoolEnded
 from channelkit._lifecycle import CLOSING, OPEN, OVER, logger
 from channelkit._outgoing import ACCEPTANCES_PER_YIELD, Outgoing
 from channelkit.errors import ChannelClosed, ReceiveUnsupported, WorkersBusy
@@ -269,6 +270,9 @@ class Incoming(Outgoing):
         if isinstance(error, WorkersBusy):  # counted and logged by the pool
             self._unread += 1
             self._fail(1013)
+            return
+        if isinstance(error, PoolEnded):  # the one exception to G7: a callback of this channel is still in its thread
+            logger.warning("a callback of %r did not run: the server has stopped before it", self)
             return
         if isinstance(error, anyio.WouldBlock):
             logger.error("a callback of %r let WouldBlock escape: the peer does not keep up; closed with 1013", self)

@@ -22,6 +22,13 @@ NEW, QUEUED, BEGUN, GONE = range(4)  # the life of a job
 _here = threading.local()
 
 
+class PoolEnded(RuntimeError):
+    """Work for a pool that has ended with its server."""
+
+    def __init__(self) -> None:
+        super().__init__("the worker pool has ended with its server")
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerStatistics:
     """The pool's numbers at one moment: counts of jobs and threads, seconds of waiting in the queue."""

@@ -39,8 +39,8 @@ def on_worker(
     check_plain(callback)
     workers = channel._exchange.host.workers
 
-    async def call(*args: Any) -> Any:
-        return await workers.run(CALLBACK, callback, *args, must=must)
+    def call(*args: Any) -> Coroutine[Any, Any, Any]:
+        return workers.callback(callback, *args, must=must)
 
     return call
 
@@ -51,9 +51,8 @@ def channel_callback(callback: Callable[..., Any] | None, must: bool = False) ->
         return None
     check_plain(callback)
 
-    async def call(channel: Channel, *args: Any) -> Any:
-        workers = channel._exchange.host.workers
-        return await workers.run(CALLBACK, callback, channel.sync, *args, must=must)
+    def call(channel: Channel, *args: Any) -> Coroutine[Any, Any, Any]:
+        return channel._exchange.host.workers.callback(callback, channel.sync, *args, must=must)
 
     return call
 

@@ -19,10 +19,10 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from channelkit._jobs import BEGUN, CALLBACK, GONE, QUEUED, REQUEST, WAITING, Job, WorkerStatistics, logged
+from channelkit._jobs import BEGUN, CALLBACK, GONE, QUEUED, REQUEST, WAITING, Job, PoolEnded, WorkerStatistics, logged
 from channelkit._lifecycle import logger
 from channelkit.errors import WorkersBusy
 
@@ -109,6 +109,12 @@ class Workers:
             raise
         return job.outcome()
 
+    def callback(self, function: Callable[..., Any], *args: Any, must: bool) -> Coroutine[Any, Any, Any]:
+        """`run` as a callback of a channel; raises at once, with nothing to await, if the pool has ended."""
+        if self._stopped:
+            raise PoolEnded
+        return self.run(CALLBACK, function, *args, must=must)
+
     def start(self, function: Callable[..., Any], *args: Any) -> None:
         """`function(*args)` on a worker, as a callback, with nobody waiting for it."""
         self._submit(Job(self, CALLBACK, logged, (function, args)), must=True)
@@ -116,7 +122,7 @@ class Workers:
     def _submit(self, job: Job, must: bool) -> None:
         with self._lock:
             if self._stopped:
-                raise RuntimeError("the worker pool has ended with its server")
+                raise PoolEnded
             refused = not must and self._full(job.kind)
             if not refused:
                 self._queue(job)

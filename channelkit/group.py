@@ -17,6 +17,7 @@ import anyio.lowlevel
 from channelkit.channel import Channel
 from channelkit.errors import ConfigError
 from channelkit.status import CloseStatus
+from channelkit.sync.channel import SyncChannel
 from channelkit.sync.group import SyncGroup
 
 SlowPolicy = Literal["close", "drop-newest", "drop-oldest"]
@@ -69,7 +70,13 @@ class Group:
         return channel in self._members
 
     def add(self, channel: Channel) -> None:
-        """Make `channel` a member; it leaves by itself when it is over.  Adding a closed one does nothing."""
+        """Make `channel` a member; it leaves by itself when it is over.  Adding a closed one does nothing.
+
+        Raises TypeError for the blocking view of one, whose group is `sync`; RuntimeError in another thread.
+        """
+        if isinstance(channel, SyncChannel):
+            raise TypeError("that is the blocking view of a channel: plain `def` code adds it to group.sync")
+        channel._check_thread()
         if channel in self._members or not channel.is_open:
             return
         listener = partial(self._left, channel)
@@ -77,7 +84,8 @@ class Group:
         channel.on_close(listener)
 
     def discard(self, channel: Channel) -> None:
-        """Let `channel` leave; nothing happens if it is no member."""
+        """Let `channel` leave; nothing happens if it is no member.  Raises RuntimeError in another thread."""
+        channel._check_thread()
         member = self._members.pop(channel, None)
         if member is not None:
             channel._forget_close_listener(member.listener)

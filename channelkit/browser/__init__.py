@@ -1,7 +1,7 @@
 """The client for browsers: ES modules, to be served as they are (docs/browser.md).
 
-    if request.path.startswith("/channelkit/"):
-        return browser.file(request)            # <script type="module">import { connect } from "/channelkit/channelkit.js"
+if request.path.startswith("/channelkit/"):
+    return browser.file(request)            # <script type="module">import { connect } from "/channelkit/channelkit.js"
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def file(request: Request) -> Response:
         return Response(405, {"Allow": "GET, HEAD", "Content-Type": "text/plain"}, "only GET\n")
     body = files().get(request.path.rpartition("/")[2])
     if body is None:
-        return Response(404, {"Content-Type": "text/plain"}, f"no such module; there are: {', '.join(sorted(files()))}\n")
+        return Response(
+            404, {"Content-Type": "text/plain"}, f"no such module; there are: {', '.join(sorted(files()))}\n"
+        )
     headers = {"Cache-Control": "no-cache", "ETag": _etag(), "X-Content-Type-Options": "nosniff"}
     if _etag() in request.headers.get("if-none-match", ""):
         return Response(304, headers)

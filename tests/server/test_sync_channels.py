@@ -338,6 +338,8 @@ def test_a_group(host: Host) -> None:
     for peer in peers:
         peer.upgrade()
     host.until(lambda: len(room) == 3)
+    with pytest.raises(TypeError, match=r"adds it to group\.sync"):
+        room.add(next(iter(room.sync)))  # type: ignore[arg-type]
     peers[0].send_frame(TEXT, b"hello")
     assert [peer.read_frame() for peer in peers] == [(0x81, b"hello")] * 3
     first, second, third = room.sync
@@ -382,6 +384,8 @@ def test_the_loops_objects_in_a_foreign_thread(opened: tuple[SyncChannel, Peer])
         lambda: channel.on_ping(print),
         lambda: channel.on_close(print),
         lambda: group.send_nowait("x"),
+        lambda: group.add(channel),
+        lambda: group.discard(channel),
         lambda: runs(channel.send, "x"),
         lambda: runs(channel.receive),
         lambda: runs(channel.close),

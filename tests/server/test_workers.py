@@ -627,6 +627,29 @@ def test_every_on_close_runs_though_workers_are_stuck(host: Host, gate: Gate) ->
     assert ends == [CloseStatus.SERVER_CLOSE] * 3
 
 
+def test_a_callback_that_never_returns(host: Host, gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+    """Is the one case in which on_close does not run, since it never runs beside another callback; that is told."""
+    ends: list[CloseStatus] = []
+
+    def handler(request: SyncRequest) -> SyncChannel:
+        return as_channel(
+            request,
+            on_receive=lambda channel, message: gate.wait(),
+            on_close=lambda channel, status: ends.append(status),
+        )
+
+    host.serve(handler, handler_cleanup_timeout=0.01)
+    peer = host.connect()
+    peer.upgrade(more=peer.frame(TEXT, b"x"))
+    host.until(lambda: gate.waiting)
+    assert host.server is not None
+    host.server.stop(0)
+    stuck, missed = [record.getMessage() for record in caplog.records]
+    assert "has not returned in thread worker-1" in stuck
+    assert "did not run: the server has stopped before it" in missed
+    assert ends == []
+
+
 def test_stop_in_a_worker(host: Host) -> None:
     """`stop` would wait for itself and says so; `stop_soon` is what a handler uses."""
 
