@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
-from channelkit._workers import Workers
+from channelkit._threads.pool import Workers
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from channelkit._jobs import PoolEnded
 from channelkit._lifecycle import CLOSING, OPEN, OVER, logger
 from channelkit._outgoing import ACCEPTANCES_PER_YIELD, Outgoing
+from channelkit._threads.jobs import PoolEnded
 from channelkit.errors import ChannelClosed, ReceiveUnsupported, WorkersBusy
 
 if TYPE_CHECKING:

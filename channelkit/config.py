@@ -76,6 +76,7 @@ class Config:
     close_timeout: float = 10.0  # from our close frame to the peer's reply, then TCP is closed
     linger_timeout: float = 2.0  # after the last byte: reading away what a peer still sends, so it gets the answer
     half_closed_timeout: float = 30.0  # a peer hung up while we had stopped reading: how long its rest is kept
+    drain_timeout: float = 10.0  # at SIGTERM or SIGINT: for running requests; below the 30 s until orchestrators kill
     handler_cleanup_timeout: float = 5.0  # after drain's deadline: for on_close callbacks and `finally` blocks
     lifespan_timeout: float = 60.0  # after the drain, for the shutdown of an application or `lifespan=` (hypercorn's)
     slow_callback: float = 0.1  # a synchronous callback on the loop that takes longer is logged
@@ -130,7 +131,7 @@ class Config:
 
     def at(self, listen: Listen) -> Config:
         """The configuration of the connections that come by one listener."""
-        given = {name: getattr(listen, name) for name in _OF_LISTENERS}
+        given = {name: getattr(listen, name) for name in OF_LISTENERS}
         changed = {name: value for name, value in given.items() if value is not None}
         return dataclasses.replace(self, listen=None, **changed)
 
@@ -169,6 +170,10 @@ class SessionConfig:
     max_sessions_per_principal: int = 1000  # the same for one principal, or one address without principals.  More: 429
     fruitless_attaches: int = 10  # within attach_interval, close together, acknowledging nothing: then 429
     attach_interval: float = 10.0
+    failed_credentials: int = 1000  # of one address (IPv6: one /64) within failure_interval: every session that it may
+    # have, come back after a restart with a secret nobody knows any more.  Then only right secrets pass, others get 429
+    failure_interval: float = 60.0
+    failing_addresses: int = 10000  # remembered at once, some 200 bytes each
     preflight_age: int = 600  # s that a page goes by a preflight's answer: not one a POST; `origins` may change
 
     def __post_init__(self) -> None:
@@ -221,6 +226,7 @@ class ServerOptions(TypedDict, total=False):
     close_timeout: float
     linger_timeout: float
     half_closed_timeout: float
+    drain_timeout: float
     handler_cleanup_timeout: float
     lifespan_timeout: float
     slow_callback: float
@@ -228,7 +234,7 @@ class ServerOptions(TypedDict, total=False):
 
 
 #: What a `Listen` may have of its own.
-_OF_LISTENERS = ("backlog", "reuse_port", "proxy_protocol", "forwarded", "trusted_proxies")
+OF_LISTENERS = ("backlog", "reuse_port", "proxy_protocol", "forwarded", "trusted_proxies")
 
 
 _ZERO_ALLOWED = frozenset({"port"})

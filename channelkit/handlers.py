@@ -11,8 +11,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, asyn
 from typing import Any, TypedDict, Unpack, overload
 
 from channelkit import registry
-from channelkit._crossing import ask
-from channelkit._on_workers import channel_callback
+from channelkit._threads.crossing import ask
+from channelkit._threads.plain import channel_callback
 from channelkit.channel import Channel
 from channelkit.errors import HandlerError
 from channelkit.http import HeaderInput, Request, RequestData

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from channelkit._bodies import open_body
-from channelkit._jobs import REQUEST
 from channelkit._lifecycle import logger
-from channelkit._on_workers import BodyOnWorkers, runs_on_loop
+from channelkit._threads.jobs import REQUEST
+from channelkit._threads.plain import BodyOnWorkers, runs_on_loop
 from channelkit.channel import Channel
 from channelkit.errors import BadRequest, ConfigError, HandlerError, WorkersBusy
 from channelkit.http import Request, Response, check_status, header_lines, to_response, whole

@@ -20,7 +20,7 @@ from channelkit.http import HeaderInput
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop
-    from channelkit._workers import Workers
+    from channelkit._threads.pool import Workers
     from channelkit.channel import Channel
     from channelkit.config import Config, SessionConfig
     from channelkit.http import Request

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from channelkit._crossing import LoopEnded, ask
-from channelkit._jobs import CALLBACK
 from channelkit._lifecycle import logger
-from channelkit._on_workers import runs_on_loop
+from channelkit._threads.crossing import LoopEnded, ask
+from channelkit._threads.jobs import CALLBACK
+from channelkit._threads.plain import runs_on_loop
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop, Timer
-    from channelkit._workers import Workers
+    from channelkit._threads.pool import Workers
 
 T = TypeVar("T")
 

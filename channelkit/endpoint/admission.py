@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from channelkit._jobs import REQUEST
 from channelkit._lifecycle import logger
-from channelkit._on_workers import runs_on_loop
+from channelkit._places import place_of
+from channelkit._threads.jobs import REQUEST
+from channelkit._threads.plain import runs_on_loop
+from channelkit.endpoint.failures import Failures
 from channelkit.errors import BadRequest, WorkersBusy
 from channelkit.handlers import unanswered
 from channelkit.http import Request, Response
 from channelkit.responding import SERVER_ERROR
-from channelkit.session import admission
+from channelkit.session import admission, refusals
 from channelkit.session.refusals import Refusal
 from channelkit.sync import SyncRequest
+
+if TYPE_CHECKING:
+    from channelkit._loop import Loop
 
 COOKIE = "ck"
 
@@ -28,10 +33,13 @@ Authenticate = Callable[[Any], Any]  # of a Request, or a SyncRequest on a worke
 class Admission:
     """The door of one endpoint."""
 
-    def __init__(self, authenticate: Authenticate | None, origins: frozenset[str], *, plain: bool) -> None:
+    def __init__(
+        self, authenticate: Authenticate | None, origins: frozenset[str], failures: Failures, *, plain: bool
+    ) -> None:
         self._authenticate = authenticate
         self._on_worker = plain and not runs_on_loop(authenticate)
         self._origins = origins
+        self._failures = failures
 
     def origin(self, request: Request, *, by_cookie: bool) -> Refusal | None:
         """Before any look-up: may a page of this origin use the endpoint?"""
@@ -45,21 +53,36 @@ class Admission:
             referer=request.headers.get("referer"),
         )
 
-    async def principal(self, request: Request) -> Any:
-        """Whatever the application's `authenticate` makes of the request; a Response of its refuses it."""
+    async def principal(self, request: Request, loop: Loop, proven: Callable[[], bool]) -> Any:
+        """Whatever the application's `authenticate` makes of the request.
+
+        A Response if it refuses: that is a failed credential.  A Refusal, and nobody is asked, if there were too many
+        from this address, unless `proven()`: the request has the secret of a session.
+        """
         if self._authenticate is None:
             return None
+        place = place_of(request.client)
+        wait = self._failures.wait(place, loop.time())
+        if wait is not None and not proven():
+            loop.tally.hit("failed_credentials", f"{place!r} is held back")
+            return refusals.guessing(wait)
+        principal = await self._asked(self._authenticate, request)
+        if isinstance(principal, Response) and principal is not SERVER_ERROR:
+            self._failures.add(place, loop.time())
+        return principal
+
+    async def _asked(self, authenticate: Authenticate, request: Request) -> Any:
         try:
             if self._on_worker:
                 workers = unanswered(request).host.workers
-                return await workers.run(REQUEST, self._authenticate, SyncRequest(request))
-            result = self._authenticate(request)
+                return await workers.run(REQUEST, authenticate, SyncRequest(request))
+            result = authenticate(request)
             return await result if inspect.isawaitable(result) else result
         except (BadRequest, WorkersBusy):
             raise
         except Exception:  # answered here, so that a page of another site can read it
             logger.exception("authenticate raised on %r; answered 500", request)
-            return Response(500, SERVER_ERROR.headers, SERVER_ERROR.body)
+            return SERVER_ERROR
 
 
 def credential(request: Request) -> tuple[str | None, bool]:

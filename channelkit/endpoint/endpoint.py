@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any, cast
 
 from channelkit import registry
-from channelkit._jobs import REQUEST
 from channelkit._lifecycle import logger
-from channelkit._on_workers import channel_callback, runs_on_loop
+from channelkit._threads.jobs import REQUEST
+from channelkit._threads.plain import channel_callback, runs_on_loop
 from channelkit.channel import Channel
 from channelkit.config import SessionConfig
 from channelkit.endpoint.addresses import Address, parse_address
 from channelkit.endpoint.admission import COOKIE, Admission, Authenticate, credential
 from channelkit.endpoint.cors import Cors, Fields, checked_origins, is_preflight, with_fields
+from channelkit.endpoint.failures import Failures
 from channelkit.endpoint.table import Sessions
 from channelkit.endpoint.uplink import post
 from channelkit.endpoint.visit import Visit
-from channelkit.errors import BadMessage, BadRequest, ConfigError, NotAvailable, WorkersBusy
+from channelkit.errors import BadMessage, BadRequest, ConfigError, WorkersBusy
 from channelkit.handlers import make_channel, unanswered
 from channelkit.http import Request, Response
 from channelkit.responding import BUSY
@@ -34,7 +36,8 @@ from channelkit.session.query import parse_query
 from channelkit.session.refusals import Refusal
 from channelkit.status import CloseStatus
 from channelkit.sync import SyncChannel
-from channelkit.transports.session import LiveSession, SessionChannel
+from channelkit.transports.session import LiveSession
+from channelkit.transports.session_channel import SessionChannel
 from channelkit.transports.session_http import NO_STORE, refusal_response
 
 TRANSPORTS = ("websocket", "http_stream", "long_poll")
@@ -77,13 +80,12 @@ class Endpoint:
             on_receive = channel_callback(on_receive)
         self._transports = _names(transports)
         config = session or SessionConfig()
-        if config.ack == "processed":
-            raise NotAvailable("ack='processed' is not in this version; leave it at 'inbox'")
         listed = checked_origins(origins)
-        self._admission = Admission(authenticate, listed, plain=self._plain)
+        failures = Failures(config.failed_credentials, config.failure_interval, config.failing_addresses)
+        self._admission = Admission(authenticate, listed, failures, plain=self._plain)
         self._cors = Cors(listed, config.preflight_age)
         self._callbacks: dict[str, Any] = {"on_open": on_open, "on_receive": on_receive, "on_close": on_close}
-        self._sessions = Sessions(config, self._begin, plain=self._plain)
+        self._sessions = Sessions(config, failures, self._begin, plain=self._plain)
 
     def __repr__(self) -> str:
         return f"<Endpoint of {self._handler!r}, {self.session_count} sessions>"
@@ -123,7 +125,9 @@ class Endpoint:
             return self._foreign(request, refusal)
         if address is None:
             return await self._connection(request, fields)
-        principal = await self._admission.principal(request)
+        loop = unanswered(request).loop
+        proven = partial(self._sessions.proven, loop, address.sid, secret)
+        principal = await self._admission.principal(request, loop, proven)
         if isinstance(principal, Response):
             return principal
         try:
@@ -159,9 +163,9 @@ class Endpoint:
         return Response(status, headers, text)
 
     async def _channel(self, request: Request, framing: str | None = None, fields: Fields = ()) -> Any:
-        principal = await self._admission.principal(request)
-        if isinstance(principal, Response):
-            return principal
+        principal = await self._admission.principal(request, unanswered(request).loop, lambda: False)
+        if isinstance(principal, Response | Refusal):
+            return principal if isinstance(principal, Response) else refusal_response(principal)
         if self._plain:
             unanswered(request).host.workers.check_room()  # 503 now, or else 1013 behind the handshake
         channel = make_channel(request, headers=fields, framing=framing, origins=("*",), quiet=True)  # judged already
@@ -180,6 +184,8 @@ class Endpoint:
         try:
             async with channel:
                 await self._handler(channel)
+                if isinstance(channel, SessionChannel):
+                    channel.handled()
         except WorkersBusy:
             pass  # closed with 1013; counted and logged by the pool
         except Exception:
@@ -199,7 +205,7 @@ class Endpoint:
         if address.sid is None:
             return self._create(request, principal)
         query = parse_query(request.query_params)
-        found = self._sessions.find(unanswered(request).loop, address.sid, secret, principal)
+        found = self._sessions.find(request, unanswered(request).loop, address.sid, secret, principal)
         if isinstance(found, Refusal):
             return refusal_response(found)
         if request.method == "DELETE":
@@ -220,7 +226,7 @@ class Endpoint:
         answer = transport.carry(visit, way)
         return await answer if inspect.isawaitable(answer) else answer
 
-    def _create(self, request: Request, principal: Hashable) -> Response:
+    def _create(self, request: Request, principal: Any) -> Response:
         query = parse_query(request.query_params)
         made = self._sessions.make(request, unanswered(request), principal, query.a)
         if isinstance(made, Refusal):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from channelkit._places import place_of
 from channelkit.errors import WorkersBusy
 from channelkit.session import admission, refusals
 from channelkit.session.identity import digest, matches, new_secret, new_sid
 from channelkit.session.refusals import Refusal
 from channelkit.session.server import ServerSession
-from channelkit.transports.session import LiveSession, SessionChannel
+from channelkit.transports.session import LiveSession
+from channelkit.transports.session_channel import SessionChannel
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop
     from channelkit.config import SessionConfig
+    from channelkit.endpoint.failures import Failures
     from channelkit.http import Request
     from channelkit.spi import Exchange
 
@@ -32,10 +35,16 @@ class _Kept:
 
 
 class Sessions:
-    """All sessions, open ones and those whose end is remembered.  `begin(channel)` starts the application's handler."""
+    """All sessions, open ones and those whose end is remembered.  `begin(channel)` starts the application's handler.
 
-    def __init__(self, config: SessionConfig, begin: Callable[[SessionChannel], None], *, plain: bool) -> None:
+    A `principal` that is a Refusal is that of nobody: who was not even asked for it (`Admission.principal`).
+    """
+
+    def __init__(
+        self, config: SessionConfig, failures: Failures, begin: Callable[[SessionChannel], None], *, plain: bool
+    ) -> None:
         self.config = config
+        self._failures = failures
         self._plain = plain  # the handler needs a worker
         self._begin = begin
         self._sessions: dict[str, _Kept] = {}
@@ -52,26 +61,45 @@ class Sessions:
         kept = self._sessions.get(session_id)
         return None if kept is None or kept.live.machine.over else kept.live.channel
 
-    def find(self, loop: Loop, sid: str, secret: str | None, principal: Hashable) -> LiveSession | Refusal:
-        """The session of a credential.  Unknown, wrong secret, wrong principal: one answer, on one path."""
-        self._forget(loop)
-        kept = self._sessions.get(sid)
-        if kept is not None and kept.live.loop.native is not loop.native:
-            kept = None  # of another event loop, which nobody could reach from here
+    def proven(self, loop: Loop, sid: str | None, secret: str | None) -> bool:
+        """Whether this is the secret of this session, whoever asks."""
+        kept = None if sid is None else self._kept(loop, sid)
+        return matches(None if kept is None else kept.digest, secret)
+
+    def find(self, request: Request, loop: Loop, sid: str, secret: str | None, principal: Any) -> LiveSession | Refusal:
+        """The session of a credential.  Unknown, wrong secret, wrong principal: one answer, on one path.
+
+        Each is a failed credential; an address that had too many is told to wait in the place of that answer.
+        """
+        if isinstance(principal, Refusal):
+            return principal
+        kept = self._kept(loop, sid)
         refusal = admission.credential(
             known=kept is not None,
             secret_matches=matches(None if kept is None else kept.digest, secret),
             principal_matches=kept is not None and kept.live.principal == principal,
         )
-        if refusal is not None:
-            return refusal
-        assert kept is not None
-        return kept.live
+        if refusal is None:
+            assert kept is not None
+            return kept.live
+        place = place_of(request.client)
+        if (wait := self._failures.wait(place, loop.time())) is not None:
+            loop.tally.hit("failed_credentials", f"{place!r} is held back")
+            return refusals.guessing(wait)
+        self._failures.add(place, loop.time())
+        return refusal
 
-    def make(
-        self, request: Request, exchange: Exchange, principal: Hashable, a: int
-    ) -> tuple[LiveSession, str] | Refusal:
+    def _kept(self, loop: Loop, sid: str) -> _Kept | None:
+        self._forget(loop)
+        kept = self._sessions.get(sid)
+        if kept is not None and kept.live.loop.native is not loop.native:
+            return None  # of another event loop, which nobody could reach from here
+        return kept
+
+    def make(self, request: Request, exchange: Exchange, principal: Any, a: int) -> tuple[LiveSession, str] | Refusal:
         """A new session and its secret, or why there is none."""
+        if isinstance(principal, Refusal):
+            return principal
         self._forget(exchange.loop)
         owner = principal if principal is not None else request.client and request.client[0]
         if exchange.host.stopping:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from channelkit.handlers import unanswered
 from channelkit.session.query import Query, parse_query
@@ -28,7 +27,7 @@ class Visit:
         sid: str | None,
         fields: Fields,
         secret: str | None,
-        principal: Hashable,
+        principal: Any,
     ) -> None:
         self.request = request
         self.exchange = unanswered(request)
@@ -44,11 +43,12 @@ class Visit:
 
     def session(self) -> LiveSession | Refusal:
         assert self._sid is not None
-        return self._sessions.find(self.exchange.loop, self._sid, self._secret, self._principal)
+        return self._sessions.find(self.request, self.exchange.loop, self._sid, self._secret, self._principal)
 
     def welcome(self, hello: ClientHello) -> tuple[LiveSession, str | None] | Refusal:
         sid = self._sid or hello.sid
         if sid is None:
             return self._sessions.make(self.request, self.exchange, self._principal, hello.a)
-        found = self._sessions.find(self.exchange.loop, sid, hello.secret or self._secret, self._principal)
+        secret = hello.secret or self._secret
+        found = self._sessions.find(self.request, self.exchange.loop, sid, secret, self._principal)
         return found if isinstance(found, Refusal) else (found, None)

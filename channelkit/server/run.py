@@ -14,9 +14,9 @@ from typing import Any, Literal, Unpack
 import anyio
 from anyio.abc import TaskStatus
 
-from channelkit._jobs import current_job
 from channelkit._lifecycle import logger
 from channelkit._loop import Loop, open_loop
+from channelkit._threads.jobs import current_job
 from channelkit.config import Config, ServerOptions
 from channelkit.errors import ConfigError, NotAvailable
 from channelkit.responding import Handler, PlainFunction, checked_handler
@@ -184,7 +184,7 @@ class Server:
                 logger.info("listening on %s", one)
             self._status = "running"
             try:
-                async with _process(self, handle_signals):
+                async with _process(self, handle_signals, config.drain_timeout):
                     task_status.started(self)
                     assert self._wanted is not None
                     await self._wanted.wait()
@@ -223,14 +223,15 @@ async def serve(
     `lifespan` makes an async context manager that is opened before the server listens and closed after it has
     drained; by default it is the handler's own `lifespan`, if it has one, as an `ASGIHandler` does.  `options` are the
     fields of `Config`.  Reports its `Server` once it listens.  In the main thread SIGINT and
-    SIGTERM stop it with one second of patience, a second one at once; `handle_signals=False` leaves them alone.
+    SIGTERM stop it with the patience of `drain_timeout`, a second one at once; `handle_signals=False` leaves them
+    alone.
     Cancelled, it closes every channel with 1001, runs every `on_close`, and cuts the rest.
 
     Raises ConfigError for options or a handler that cannot work, OSError if it cannot listen; what the lifespan
     raises, such as LifespanFailed of an ASGI application that cannot start; and whatever BaseException, such as
     KeyboardInterrupt, a callback lets out.
     """
-    config = _config(options)
+    config = checked_config(options)
     await Server()._run(checked_handler(handler), lifespan_of(handler, lifespan), config, handle_signals, task_status)
 
 
@@ -245,7 +246,7 @@ def run_server(
 
     The thread is a daemon: keep the program alive with `server.join()`.  Options and errors as for `serve`.
     """
-    config = _config(options)
+    config = checked_config(options)
     lifespan = lifespan_of(handler, lifespan)
     checked = checked_handler(handler)
     if backend not in ("asyncio", "trio"):
@@ -287,7 +288,8 @@ def _thread_main(server: Server, main: Any, backend: str, started: threading.Eve
         started.set()
 
 
-def _config(options: Any) -> Config:
+def checked_config(options: Any) -> Config:
+    """The options as a Config.  Raises ConfigError, or TypeError for a name that is no option."""
     try:
         config = Config(**options)
     except TypeError as error:
@@ -298,7 +300,7 @@ def _config(options: Any) -> Config:
 
 
 @asynccontextmanager
-async def _process(server: Server, wanted: bool) -> AsyncIterator[None]:
+async def _process(server: Server, wanted: bool, patience: float) -> AsyncIterator[None]:
     """While this is open the process is the server's: SIGINT and SIGTERM stop it, systemd is told how it is.
 
     Only the main thread may listen to signals.
@@ -308,15 +310,14 @@ async def _process(server: Server, wanted: bool) -> AsyncIterator[None]:
         return
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_watch_signals, server, received)
+            tasks.start_soon(_watch_signals, server, received, patience)
             server._owns_process = True
             server._tell(systemd.READY, f"STATUS=listening on {', '.join(server.addresses)}")
             yield
             tasks.cancel_scope.cancel()
 
 
-async def _watch_signals(server: Server, received: AsyncIterator[signal.Signals]) -> None:
-    patience = 1.0
+async def _watch_signals(server: Server, received: AsyncIterator[signal.Signals], patience: float) -> None:
     async for number in received:
         logger.info("%s: stopping", number.name)
         server.stop_soon(patience)

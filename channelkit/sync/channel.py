@@ -7,9 +7,9 @@ from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from channelkit._crossing import MUST_WAIT, LoopEnded, ask, wait_for
 from channelkit._lifecycle import OPEN
-from channelkit._on_workers import BodyOnWorkers, on_worker
+from channelkit._threads.crossing import MUST_WAIT, LoopEnded, ask, wait_for
+from channelkit._threads.plain import BodyOnWorkers, on_worker
 from channelkit.errors import ChannelClosed
 from channelkit.status import CloseInfo, CloseStatus
 from channelkit.sync.request import SyncRequest

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from channelkit._crossing import LoopEnded, ask
+from channelkit._threads.crossing import LoopEnded, ask
 from channelkit.sync.channel import SyncChannel
 
 if TYPE_CHECKING:

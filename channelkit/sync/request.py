@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from channelkit._crossing import MUST_WAIT, wait_for
+from channelkit._threads.crossing import MUST_WAIT, wait_for
 from channelkit.errors import BadRequest
 from channelkit.http import Request, RequestData
 

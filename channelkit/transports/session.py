@@ -1,4 +1,4 @@
-"""A session as a Channel, and the one object that holds it together: machine, channel, carrier, deadline.
+"""The one object that holds a session together: machine, channel, carrier, deadline.
 
 The rules are the machine's (`session.server`); here its actions are done, in order, and the application's calls become
 events.  What carries a session is a `Carrier`: a poll, a stream, a WebSocket, or one of another package.
@@ -7,159 +7,24 @@ events.  What carries a session is a `Carrier`: a poll, a stream, a WebSocket, o
 from __future__ import annotations
 
 import contextvars
-import dataclasses
 import math
 from collections import deque
 from collections.abc import Callable, Hashable
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from channelkit._deadline import Deadline
 from channelkit._lifecycle import NEW
-from channelkit.channel import Channel
-from channelkit.http import Response
-from channelkit.session.actions import Attached, Detached, Ended, Finish, Kind, Room, ServerAction, Start, Write
-from channelkit.session.frames import Frame, Numbered, check_payload
+from channelkit.session.actions import Ended, Finish, Kind, Room, ServerAction, Start, Write
+from channelkit.session.frames import Frame, Numbered
 from channelkit.session.refusals import Refusal
 from channelkit.session.server import Admitted, Refused, ServerSession
 from channelkit.spi import Carrier, Exchange
+from channelkit.transports.session_channel import ProcessedChannel, SessionChannel, SessionExchange
 
 if TYPE_CHECKING:
-    from channelkit._loop import Loop
-    from channelkit.config import Config, SessionConfig
+    from channelkit.config import SessionConfig
     from channelkit.http import Request
     from channelkit.session.ending import Ending
-    from channelkit.spi import Host
-
-FULL = 1 << 62  # unsent bytes of a window whose messages are used up
-
-
-class _Unacknowledged:
-    """A session's outbox: what the peer has not acknowledged, against the window."""
-
-    def __init__(self, machine: ServerSession) -> None:
-        self._machine = machine
-
-    @property
-    def unsent(self) -> int:
-        sender = self._machine.sender
-        if not sender.frames:
-            return 0
-        return sender.bytes + 1 if sender.sent - sender.acked < sender.window else FULL
-
-
-class SessionExchange(Exchange):
-    """What a session is to its channel in place of a connection."""
-
-    __slots__ = ("session",)
-
-    def __init__(self, session: LiveSession, config: Config, loop: Loop, host: Host) -> None:
-        self.session = session
-        self.loop = loop
-        self.host = host
-        terms = session.machine.config
-        # The window is the mark: a message of any allowed size fits where `send` need not wait.
-        self.config = dataclasses.replace(
-            config,
-            soft_mark=max(1, terms.window_bytes - terms.max_message),
-            hard_mark=terms.window_bytes,
-        )
-        self.outbox = _Unacknowledged(session.machine)
-
-    def want_room(self) -> None:
-        self.session.blocked()
-
-    def flush(self) -> None:
-        """Carriers hand over by themselves; what counts is the acknowledgement."""
-
-    def set_reading(self, on: bool) -> None:
-        self.session.set_pulling(on)
-
-    def abort(self) -> None:
-        self.session.abort()
-
-
-class SessionChannel(Channel):
-    """A channel that outlives connections and moves between transports (docs/protocol.md).
-
-    `send` waits while the window is full, attached or not; `flush` waits until the peer has acknowledged everything.
-    `session_id` is public; `principal` is what `authenticate` gave.
-    """
-
-    __slots__ = ("_listeners", "_session", "principal", "session_id")
-
-    transport = "session"
-
-    def __init__(self, request: Request, exchange: SessionExchange, principal: Hashable) -> None:
-        super().__init__(request, exchange)
-        self._session = exchange.session
-        self._listeners: dict[type[ServerAction], Callable[[], Any]] = {}
-        self.session_id = self._session.machine.sid
-        self.principal = principal
-
-    @property
-    def attached(self) -> bool:
-        """Whether a connection carries the session now."""
-        return self._session.machine.attachment is not None
-
-    def on_attach(self, callback: Callable[[], Any]) -> Callable[[], Any]:
-        """Call `callback()` each time a connection carries the session again; also a decorator."""
-        self._check_thread()
-        self._listeners[Attached] = callback
-        return callback
-
-    def on_detach(self, callback: Callable[[], Any]) -> Callable[[], Any]:
-        """Call `callback()` when no connection carries the session (a poller: after `poll_gap`); also a decorator."""
-        self._check_thread()
-        self._listeners[Detached] = callback
-        return callback
-
-    def moved(self, action: ServerAction) -> None:
-        """The session was attached or detached."""
-        self._queue_call(partial(self._tell, type(action)))
-
-    def _tell(self, kind: type[ServerAction]) -> Any:
-        callback = self._listeners.get(kind)
-        return None if callback is None else callback()
-
-    # -- hooks
-
-    def _encode(self, data: Any) -> Any:
-        payload: Any = data
-        if isinstance(data, Response):
-            payload = data.body
-        elif isinstance(data, dict):
-            payload = data.get("body", data)
-        if isinstance(payload, bytearray | memoryview):
-            payload = bytes(payload)
-        return _Payload(payload, check_payload(payload, self._session.machine.config.max_message))
-
-    def _write(self, wire: Any, last: bool) -> None:
-        self._session.send(wire.payload)
-
-    def _finish(self, code: int, reason: str) -> None:
-        self._session.close(code, reason)
-
-    def _abort(self) -> None:
-        self._session.abort()
-
-    def ended(self, ending: Ending, unsent: int) -> None:
-        """The session is over: once, by the machine."""
-        info = ending.close_info(server=True)
-        self._ended(info.status, info.code, info.reason, info.by, delivered=info.delivered, unsent=unsent)
-
-
-class _Payload:
-    """The wire form: numbers are given when it is written, and forms when it is carried."""
-
-    __slots__ = ("payload", "size")
-
-    def __init__(self, payload: str | bytes, size: int) -> None:
-        self.payload = payload
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
 
 
 class LiveSession:
@@ -188,7 +53,8 @@ class LiveSession:
         self._armed = math.inf  # when it fires
         self._context = contextvars.copy_context()
         inner = SessionExchange(self, exchange.config, exchange.loop, exchange.host)
-        self.channel = SessionChannel(request, inner, principal)
+        kind = ProcessedChannel if machine.config.ack == "processed" else SessionChannel
+        self.channel = kind(request, inner, principal)
         self._host.join(self)
         self._arm()
 
@@ -250,6 +116,13 @@ class LiveSession:
             self._act(actions[0], 0)
         else:
             self.do(actions)
+
+    def processed(self) -> None:
+        """The application is through with the oldest message it has (ack="processed")."""
+        if not self.machine.over:
+            unsent = self.machine.sender.bytes
+            self.machine.processed()
+            self.do(self.machine.settle(self.loop.time()), unsent)
 
     def close(self, code: int, reason: str) -> None:
         unsent = self.machine.sender.bytes

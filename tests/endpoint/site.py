@@ -46,6 +46,7 @@ class Site:
     def __init__(self, host: Host, app: ASGIApp | None) -> None:
         self.host = host
         self._app = app
+        self.address: tuple[str, int] | None = None  # where the client is
         self.sid = self.secret = ""
 
     async def drain(self, timeout: float) -> None:
@@ -63,7 +64,7 @@ class Site:
         if body or method == "POST":
             fields["Content-Length"] = str(len(body))
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        data = await self.host.exchange(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
+        data = await self.host.exchange(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body, address=self.address)
         return parse(data, method)
 
     async def create(self, query: str = "", **headers: str) -> Answer:

@@ -14,7 +14,6 @@ from channelkit import (
     Channel,
     ConfigError,
     Endpoint,
-    NotAvailable,
     Request,
     SessionChannel,
     SessionConfig,
@@ -565,5 +564,3 @@ def test_options(where: str, backend: Backend) -> None:
         Endpoint(echo, transports=[])
     with pytest.raises(ConfigError, match="write both `async def`, or neither"):
         Endpoint(lambda channel: None, on_open=echo)
-    with pytest.raises(NotAvailable, match="processed"):
-        Endpoint(echo, session=SessionConfig(ack="processed"))

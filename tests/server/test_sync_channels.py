@@ -237,7 +237,7 @@ def test_an_interrupted_receiver(host: Host) -> None:
 
 def test_a_message_that_was_taken_for_an_interrupted_receiver(host: Host) -> None:
     """Goes back to the head of the inbox."""
-    from channelkit._crossing import Crossing
+    from channelkit._threads.crossing import Crossing
 
     channel, peer = held(host)
     peer.send(peer.frame(TEXT, b"one") + peer.frame(TEXT, b"two"))

@@ -137,9 +137,13 @@ class World:
         self.endings = 0
         self.wires: list[Wire] = []
         self.spent: dict[str, int] = {}
-        machine = ClientSession(CLIENT, zero)
+        machine = self.make_client()
         self.tabs = [Tab(machine)]
         self._do_client(0, machine.start(kind or scope.kinds[0], 0.0))
+
+    def make_client(self, **known: Any) -> ClientSession:
+        """A client's machine, of what it knows."""
+        return ClientSession(CLIENT, zero, **known)
 
     def copy(self) -> World:
         other = World.__new__(World)
@@ -507,9 +511,9 @@ class World:
         a = max(tab.machine.a for tab in self.tabs) + 1
         saved = old.machine.save()
         if keep:
-            tab = Tab(ClientSession(CLIENT, zero, a=a, saved=saved), old.sent, old.got)
+            tab = Tab(self.make_client(a=a, saved=saved), old.sent, old.got)
         else:
-            tab = Tab(ClientSession(CLIENT, zero, a=a, sid=saved.sid, secret=saved.secret))
+            tab = Tab(self.make_client(a=a, sid=saved.sid, secret=saved.secret))
         self.tabs.append(tab)
         self._do_client(len(self.tabs) - 1, tab.machine.start(old.machine.kind, 0.0))
 

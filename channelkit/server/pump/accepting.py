@@ -18,23 +18,9 @@ if TYPE_CHECKING:
 
 ACCEPTS_PER_TURN = 64
 REST = 0.5  # seconds a listener rests when descriptors have run out
-_MAPPED = b"\0" * 10 + b"\xff\xff"  # before an IPv4 address that came to an IPv6 socket
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 OnConnect = Callable[[Link], Engine]
-
-
-def place_of(peer: Any) -> str | bytes | None:
-    """What counts as one address: an IPv4 address; of an IPv6 address the half that one customer is given, the /64."""
-    if not isinstance(peer, tuple):
-        return None
-    host: str = peer[0]
-    if ":" not in host:
-        return host
-    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-    if packed.startswith(_MAPPED):
-        return socket.inet_ntoa(packed[len(_MAPPED) :])
-    return packed[:8]
 
 
 class Listener:

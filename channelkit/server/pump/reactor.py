@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from channelkit._deadline import Deadline
-from channelkit.server.pump.accepting import Listener, OnConnect, place_of
+from channelkit._places import place_of
+from channelkit.server.pump.accepting import Listener, OnConnect
 from channelkit.server.pump.link import FINISHING, LINGER_BYTES, LOST, OPEN, Link
 
 if TYPE_CHECKING:

@@ -93,8 +93,8 @@ def test_requests_and_channels(lifespan: Lifespan) -> None:
         with websocket(port, "/block") as one, websocket(port, "/block") as two:
             one.send("first")
             two.send("second")
-            assert one.recv(PATIENCE).split()[0] == "first"  # type: ignore[union-attr]
-            assert two.recv(PATIENCE).split()[0] == "second"  # type: ignore[union-attr]
+            assert one.recv(PATIENCE).split()[0] == "first"
+            assert two.recv(PATIENCE).split()[0] == "second"
             with websocket(port) as three:
                 until(lambda: len(room) == 1)
                 three.send("all")

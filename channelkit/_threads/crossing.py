@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
-from channelkit._jobs import current_job
+from channelkit._threads.jobs import current_job
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop

@@ -14,12 +14,12 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from channelkit._jobs import CALLBACK
+from channelkit._threads.jobs import CALLBACK
 from channelkit.errors import ConfigError
 from channelkit.http import Response
 
 if TYPE_CHECKING:
-    from channelkit._workers import Workers
+    from channelkit._threads.pool import Workers
     from channelkit.channel import Channel
 
 

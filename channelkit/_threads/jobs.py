@@ -14,7 +14,7 @@ from channelkit._lifecycle import logger
 from channelkit.errors import HandlerError
 
 if TYPE_CHECKING:
-    from channelkit._workers import Workers
+    from channelkit._threads.pool import Workers
 
 REQUEST, CALLBACK, WAITING = range(3)
 NEW, QUEUED, BEGUN, GONE = range(4)  # the life of a job

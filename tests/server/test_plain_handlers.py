@@ -28,7 +28,7 @@ from channelkit import (
     with_channel,
     with_timeout,
 )
-from channelkit._jobs import WorkerStatistics
+from channelkit._threads.jobs import WorkerStatistics
 
 if TYPE_CHECKING:
     from tests.server.conftest import Backend, Host, Peer

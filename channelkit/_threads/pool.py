@@ -22,8 +22,19 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from channelkit._jobs import BEGUN, CALLBACK, GONE, QUEUED, REQUEST, WAITING, Job, PoolEnded, WorkerStatistics, logged
 from channelkit._lifecycle import logger
+from channelkit._threads.jobs import (
+    BEGUN,
+    CALLBACK,
+    GONE,
+    QUEUED,
+    REQUEST,
+    WAITING,
+    Job,
+    PoolEnded,
+    WorkerStatistics,
+    logged,
+)
 from channelkit.errors import WorkersBusy
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import Any
 import anyio
 import pytest
 
-from channelkit._jobs import CALLBACK, REQUEST, current_job
 from channelkit._loop import open_loop
-from channelkit._workers import Workers
+from channelkit._threads.jobs import CALLBACK, REQUEST, current_job
+from channelkit._threads.pool import Workers
 from channelkit.config import Config
 from channelkit.errors import ConfigError, WorkersBusy
 

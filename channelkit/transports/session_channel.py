@@ -1,0 +1,217 @@
+"""A session as a Channel: what of a channel's promises the session keeps in place of a connection."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Awaitable, Callable, Hashable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from channelkit.channel import Channel
+from channelkit.http import Response
+from channelkit.session.actions import Attached, Detached, ServerAction
+from channelkit.session.frames import check_payload
+from channelkit.session.server import ServerSession
+from channelkit.spi import Exchange
+
+if TYPE_CHECKING:
+    from channelkit._loop import Loop
+    from channelkit.config import Config
+    from channelkit.http import Request
+    from channelkit.session.ending import Ending
+    from channelkit.spi import Host
+    from channelkit.transports.session import LiveSession
+
+FULL = 1 << 62  # unsent bytes of a window whose messages are used up
+
+
+class _Unacknowledged:
+    """A session's outbox: what the peer has not acknowledged, against the window."""
+
+    def __init__(self, machine: ServerSession) -> None:
+        self._machine = machine
+
+    @property
+    def unsent(self) -> int:
+        sender = self._machine.sender
+        if not sender.frames:
+            return 0
+        return sender.bytes + 1 if sender.sent - sender.acked < sender.window else FULL
+
+
+class SessionExchange(Exchange):
+    """What a session is to its channel in place of a connection."""
+
+    __slots__ = ("session",)
+
+    def __init__(self, session: LiveSession, config: Config, loop: Loop, host: Host) -> None:
+        self.session = session
+        self.loop = loop
+        self.host = host
+        terms = session.machine.config
+        # The window is the mark: a message of any allowed size fits where `send` need not wait.
+        self.config = dataclasses.replace(
+            config,
+            soft_mark=max(1, terms.window_bytes - terms.max_message),
+            hard_mark=terms.window_bytes,
+        )
+        self.outbox = _Unacknowledged(session.machine)
+
+    def want_room(self) -> None:
+        self.session.blocked()
+
+    def flush(self) -> None:
+        """Carriers hand over by themselves; what counts is the acknowledgement."""
+
+    def set_reading(self, on: bool) -> None:
+        self.session.set_pulling(on)
+
+    def abort(self) -> None:
+        self.session.abort()
+
+
+class SessionChannel(Channel):
+    """A channel that outlives connections and moves between transports (docs/protocol.md).
+
+    `send` waits while the window is full, attached or not; `flush` waits until the peer has acknowledged everything.
+    `session_id` is public; `principal` is what `authenticate` gave.
+    """
+
+    __slots__ = ("_listeners", "_session", "principal", "session_id")
+
+    transport = "session"
+
+    def __init__(self, request: Request, exchange: SessionExchange, principal: Hashable) -> None:
+        super().__init__(request, exchange)
+        self._session = exchange.session
+        self._listeners: dict[type[ServerAction], Callable[[], Any]] = {}
+        self.session_id = self._session.machine.sid
+        self.principal = principal
+
+    @property
+    def attached(self) -> bool:
+        """Whether a connection carries the session now."""
+        return self._session.machine.attachment is not None
+
+    def on_attach(self, callback: Callable[[], Any]) -> Callable[[], Any]:
+        """Call `callback()` each time a connection carries the session again; also a decorator."""
+        self._check_thread()
+        self._listeners[Attached] = callback
+        return callback
+
+    def on_detach(self, callback: Callable[[], Any]) -> Callable[[], Any]:
+        """Call `callback()` when no connection carries the session (a poller: after `poll_gap`); also a decorator."""
+        self._check_thread()
+        self._listeners[Detached] = callback
+        return callback
+
+    def handled(self) -> None:
+        """The handler has returned in order; with ack="processed" that is what counts."""
+
+    def moved(self, action: ServerAction) -> None:
+        """The session was attached or detached."""
+        self._queue_call(partial(self._tell, type(action)))
+
+    def _tell(self, kind: type[ServerAction]) -> Any:
+        callback = self._listeners.get(kind)
+        return None if callback is None else callback()
+
+    # -- hooks
+
+    def _encode(self, data: Any) -> Any:
+        payload: Any = data
+        if isinstance(data, Response):
+            payload = data.body
+        elif isinstance(data, dict):
+            payload = data.get("body", data)
+        if isinstance(payload, bytearray | memoryview):
+            payload = bytes(payload)
+        return _Payload(payload, check_payload(payload, self._session.machine.config.max_message))
+
+    def _write(self, wire: Any, last: bool) -> None:
+        self._session.send(wire.payload)
+
+    def _finish(self, code: int, reason: str) -> None:
+        self._session.close(code, reason)
+
+    def _abort(self) -> None:
+        self._session.abort()
+
+    def ended(self, ending: Ending, unsent: int) -> None:
+        """The session is over: once, by the machine."""
+        info = ending.close_info(server=True)
+        self._ended(info.status, info.code, info.reason, info.by, delivered=info.delivered, unsent=unsent)
+
+
+class _Payload:
+    """The wire form: numbers are given when it is written, and forms when it is carried."""
+
+    __slots__ = ("payload", "size")
+
+    def __init__(self, payload: str | bytes, size: int) -> None:
+        self.payload = payload
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+
+class ProcessedChannel(SessionChannel):
+    """With ack="processed": the session hears of each message that the application is through with.
+
+    A callback is through when it has returned, and what it returned to await is done; iteration when the next message
+    is asked for, or the handler has returned.  Never by an exception: what raised stays unacknowledged, and since the
+    channel ends with it, so does everything behind.
+    """
+
+    __slots__ = ("_given",)
+
+    def __init__(self, request: Request, exchange: SessionExchange, principal: Hashable) -> None:
+        super().__init__(request, exchange, principal)
+        self._given = False  # iteration has a message, and has not asked for the next
+
+    def handled(self) -> None:
+        """The handler has returned, or asks for the next message."""
+        if self._given:
+            self._given = False
+            self._session.processed()
+
+    async def _next(self, ending: bool) -> Any:
+        if self._receiver is None and self._on_receive is None:  # else it is about to raise
+            self.handled()
+        message = await super()._next(ending)
+        self._given = True
+        return message
+
+    def _receive_now(self) -> Any:
+        if self._receiver is None and self._on_receive is None:
+            self.handled()
+        message = super()._receive_now()
+        self._given = message is not None
+        return message
+
+    def _put_back(self, message: Any) -> None:
+        self._given = False
+        super()._put_back(message)
+
+    def on_receive(self, callback: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        super().on_receive(self._through(callback))
+        return callback
+
+    def _open(self, *, on_receive: Callable[..., Any] | None = None, **options: Any) -> None:
+        super()._open(on_receive=None if on_receive is None else self._through(on_receive), **options)
+
+    def _through(self, callback: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            result = callback(*args)
+            if inspect.isawaitable(result):
+                return self._awaited(result)
+            self._session.processed()
+            return result
+
+        return call
+
+    async def _awaited(self, result: Awaitable[Any]) -> None:
+        await result
+        self._session.processed()

@@ -1,0 +1,400 @@
+"""The machine of the browser's module is the Python client's: told the same, both do the same, action by action."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from channelkit.session import actions as act
+from channelkit.session.actions import Kind
+from channelkit.session.client import ClientConfig, ClientSession, Saved
+from channelkit.session.codec import hello_members
+from channelkit.session.frames import Ack, Binary, End, Frame, Hello, Ping, Terms, Text
+from channelkit.session.identity import next_instance
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "session")]
+
+import node
+from session_world import Event, Scope, World
+
+pytestmark = pytest.mark.skipif(node.NODE is None, reason=node.MISSING)
+
+TERMS = Terms(window=4, window_bytes=40, max_message=20, ping=20.0, grace=30.0)
+
+
+@pytest.fixture(scope="module")
+def twin() -> Iterator[node.Program]:
+    """Lives the same life in JavaScript."""
+    with node.program("machine.mjs") as program:
+        yield program
+
+
+# -- a life, written down -----------------------------------------------------------------------------------------------
+
+
+def plain(frame: Frame) -> list[Any]:
+    """A frame as both sides write it down."""
+    if isinstance(frame, Text):
+        return ["m", frame.n, frame.text]
+    if isinstance(frame, Binary):
+        return ["m", frame.n, {"base64": base64.b64encode(frame.data).decode()}]
+    if isinstance(frame, End):
+        return ["e", frame.n, frame.code, frame.reason]
+    if isinstance(frame, Ack):
+        return ["a", frame.n]
+    if isinstance(frame, Ping):
+        return ["p"]
+    assert isinstance(frame, Hello)
+    return ["h", hello_members(frame)]
+
+
+def plain_action(action: act.ClientAction) -> dict[str, Any]:
+    """An action as both sides write it down."""
+    members = {name: getattr(action, name) for name in type(action).__slots__}
+    if isinstance(action, act.Write | act.Post):
+        members["frames"] = [plain(frame) for frame in action.frames]
+    elif isinstance(action, act.Attach):
+        members["kind"] = action.kind.value
+    elif isinstance(action, act.Ended):
+        members["ending"] = plain_ending(action.ending)
+    return {"do": type(action).__name__.lower(), **members}
+
+
+def plain_ending(ending: Any) -> dict[str, Any]:
+    return {name: getattr(ending, name) for name in type(ending).__slots__}
+
+
+def plain_saved(saved: Saved) -> dict[str, Any]:
+    members = {name: getattr(saved, name) for name in type(saved).__slots__}
+    return {**members, "frames": [plain(frame) for frame in saved.frames]}
+
+
+def finite(time: float) -> float | None:
+    """JSON has no infinity."""
+    return None if time == float("inf") else time
+
+
+def view(machine: ClientSession) -> dict[str, Any]:
+    """What can be seen of the machine after a call."""
+    sender, receiver = machine.sender, machine.receiver
+    return {
+        "ack": machine.ack,
+        "deadline": finite(machine.deadline),
+        "isOpen": machine.is_open,
+        "drained": machine.drained,
+        "link": machine.link.value,
+        "kind": machine.kind.value,
+        "wanted": machine.attaching.wanted.value,
+        "attachment": machine.attachment,
+        "hadHello": machine.had_hello,
+        "sid": machine.sid,
+        "ending": machine.ending and plain_ending(machine.ending),
+        "closing": machine.closing and plain(machine.closing),
+        "retryAt": finite(machine.attaching.retry_at),
+        "uplink": [machine.uplink.taken, machine.uplink.failures, machine.uplink.not_before],
+        "sent": sender.sent,
+        "acked": sender.acked,
+        "bytes": sender.bytes,
+        "have": receiver.have,
+        "recv": receiver.recv,
+        "recvBytes": receiver.recv_bytes,
+        "takenBytes": receiver.taken_bytes,
+        "saved": None if machine.sid is None else plain_saved(machine.save()),
+        "room": machine.has_room(1),
+    }
+
+
+#: The calls of the machine, by the names they have in JavaScript.
+CALLS = {
+    "start": "start",
+    "switch": "switchTo",
+    "created": "created",
+    "create_failed": "createFailed",
+    "opened": "opened",
+    "received": "received",
+    "heard": "heard",
+    "ended": "ended",
+    "refused": "refused",
+    "send": "send",
+    "posted": "posted",
+    "post_failed": "postFailed",
+    "pull": "pull",
+    "settle": "settle",
+    "close": "close",
+    "tick": "tick",
+}
+
+
+class Life:
+    """A machine in Python whose calls, and what came of them, are written down."""
+
+    def __init__(self, jitter: Sequence[float] = (0.0,), **known: Any) -> None:
+        saved: Saved | None = known.get("saved")
+        options = {**known, "saved": plain_saved(saved)} if saved is not None else known
+        self.question: dict[str, Any] = {"new": options, "jitter": list(jitter), "calls": []}
+        self.results: list[dict[str, Any]] = []
+        self.machine = ClientSession(ClientConfig(), cycle(jitter).__next__, **known)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in CALLS:
+            return lambda *args, **more: self._call(name, *args, **more)
+        return getattr(self.machine, name)
+
+    def _call(self, name: str, *args: Any, **more: Any) -> Any:
+        result = getattr(self.machine, name)(*args, **more)
+        said = [_argument(name, value) for value in (*args, *more.values())]
+        self.question["calls"].append([CALLS[name], *said])
+        if name == "pull":
+            actions: list[Any] = [] if result is None else [plain(result)]
+        else:
+            actions = [plain_action(action) for action in result or ()]
+        self.results.append({"actions": actions, "view": view(self.machine)})
+        return result
+
+    def check(self, twin: node.Program) -> None:
+        """The same life in JavaScript came to the same."""
+        theirs = twin.ask(self.question)
+        for at, (mine, other) in enumerate(zip(self.results, theirs, strict=True)):
+            assert other == mine, self.question["calls"][: at + 1]
+
+
+def _argument(call: str, value: Any) -> Any:
+    if isinstance(value, Kind):
+        return value.value
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, Hello) and call == "created":
+        return hello_members(value)
+    if isinstance(value, Text | Binary | End | Ack | Ping | Hello):
+        return plain(value)
+    return value
+
+
+# -- lives among real servers --------------------------------------------------------------------------------------------
+
+
+class WrittenWorld(World):
+    """A hostile network whose clients' lives are written down."""
+
+    def make_client(self, **known: Any) -> Any:
+        return Life(**known)
+
+
+SCOPE = Scope(
+    kinds=tuple(Kind),
+    up=8,
+    down=8,
+    cuts=6,
+    copies=3,
+    switches=4,
+    rotations=3,
+    reloads=2,
+    forgets=1,
+    twins=2,
+    client_closes=1,
+    server_closes=1,
+    kills=1,
+    expiries=1,
+    slow=True,
+)
+RARE = frozenset({"close", "server close", "kill", "delete", "expires", "server expires", "forgets"})
+
+
+@given(kind=st.sampled_from(Kind), walk=st.lists(st.integers(0, 1 << 16), min_size=20, max_size=120))
+@settings(max_examples=60)
+def test_lives_in_a_hostile_network(twin: node.Program, kind: Kind, walk: list[int]) -> None:
+    """Cut, copied, delayed, refused, superseded, reloaded, closed: against the real server machine."""
+    world = WrittenWorld(SCOPE, kind)
+    for luck in walk:
+        events: list[Event] = [event for event in world.events() if event[0] not in RARE or luck % 10 == 0]
+        if events:
+            world.do(events[luck % len(events)])
+    for tab in world.tabs:
+        life: Any = tab.machine
+        life.check(twin)
+
+
+# -- lives that no server gives ------------------------------------------------------------------------------------------
+
+WHEN = st.sampled_from((0.0, 0.0, 0.25, 0.5, 1.0, 4.0, 10.0, 26.0, 40.0))  # all exact in binary, so sums are too
+REFUSALS = (
+    (400, "malformed"),
+    (403, "origin"),
+    (404, "unknown"),
+    (409, "superseded"),
+    (409, None),
+    (409, "gap"),
+    (409, "closing"),
+    (410, "ended"),
+    (413, "size"),
+    (429, "full"),
+    (503, "draining"),
+)
+USUAL = st.sampled_from((200, 200, 200, 429, 409))
+OPS = st.one_of(
+    st.tuples(st.just("answer"), st.integers(0, 5), st.integers(-1, 1)),
+    st.tuples(st.just("answer"), st.integers(0, 5), st.integers(-1, 1)),
+    st.tuples(st.just("send"), st.sampled_from(("", "a", "é€😀", "x" * 20, b"", b"\0\xff")), st.just(0)),
+    st.tuples(st.just("message"), st.integers(0, 3), st.integers(-1, 2)),
+    st.tuples(st.just("message"), st.integers(0, 3), st.just(1)),
+    st.tuples(st.just("acked"), st.integers(-2, 1), st.just(0)),
+    st.tuples(st.just("ping"), st.just(0), st.just(0)),
+    st.tuples(st.just("gone"), st.booleans(), st.integers(-1, 0)),
+    st.tuples(st.just("refused"), st.sampled_from(REFUSALS), st.integers(-1, 1)),
+    st.tuples(st.just("posted"), st.sampled_from(REFUSALS), st.integers(-1, 1)),
+    st.tuples(st.just("switch"), st.sampled_from(Kind), st.just(0)),
+    st.tuples(st.sampled_from(("pull", "pull", "settle", "tick", "wake", "wake", "heard")), st.just(0), st.just(0)),
+    st.tuples(st.just("close"), st.sampled_from((None, 5.0)), st.just(0)),
+)
+
+
+class Player:
+    """Plays what was drawn: numbers are drawn relative to what the machine has."""
+
+    def __init__(self, life: Any, kind: Kind) -> None:
+        self.life = life
+        self.now = 0.0
+        self.pending: list[act.ClientAction] = []
+        self.opened = 0  # the newest connection asked for
+        self.do(life.start(kind, self.now))
+
+    def do(self, actions: list[act.ClientAction]) -> None:
+        for action in actions:
+            if isinstance(action, act.Open | act.Attach):
+                self.opened = action.attachment
+            if isinstance(action, act.Create | act.Open | act.Attach | act.Post):
+                self.pending.append(action)
+
+    def play(self, what: str, one: Any, two: int) -> None:
+        getattr(self, f"on_{what}")(one, two)
+
+    def hello(self, luck: int) -> Hello:
+        """A server's, mostly plausible."""
+        sender, a = self.life.sender, self.life.a
+        recv = max(0, (sender.sent, sender.acked, sender.sent, sender.sent + 1, sender.acked, 0)[luck])
+        by = (a, None, 7, a, self.life.instance.line, a)[luck]
+        have = recv + 1 if luck == 4 else None
+        return Hello(recv, "S", a, None if luck == 5 else TERMS, by, have)
+
+    def on_answer(self, luck: int, off: int) -> None:
+        if not self.pending:
+            return
+        action = self.pending.pop(0)
+        life, now = self.life, self.now
+        if isinstance(action, act.Create):
+            hello = Hello(0, "S", life.a, TERMS, None, None, "K")
+            self.do(life.create_failed(now, float(luck)) if luck == 4 else life.created(hello, now))
+        elif isinstance(action, act.Open):
+            self.do(life.ended(action.attachment, now) if luck == 4 else life.opened(action.attachment, now))
+        elif isinstance(action, act.Attach):
+            hello = self.hello(luck)
+            self.do(life.received(action.attachment, hello, now))
+        elif isinstance(action, act.Post):
+            ack = max(0, life.sender.sent - luck % 3)
+            if luck == 5:
+                self.do(life.post_failed(action.number + off, now))
+            else:
+                self.do(life.posted(action.number, 200, None, ack, now))
+
+    def on_send(self, payload: str | bytes, _: int) -> None:
+        size = len(payload.encode() if isinstance(payload, str) else payload)
+        if self.life.is_open and self.life.has_room(size):
+            self.do(self.life.send(payload, self.now))
+
+    def on_message(self, which: int, step: int) -> None:
+        n = max(1, self.life.receiver.have + step)
+        frame = (Text(n, "é"), Binary(n, b"x" * 15), Text(n, "y" * 20), End(n, 1000, "bye"))[which]
+        self.do(self.life.received(self.life.attachment, frame, self.now))
+
+    def on_acked(self, off: int, _: int) -> None:
+        self.do(self.life.received(self.life.attachment, Ack(max(0, self.life.sender.sent + off)), self.now))
+
+    def on_ping(self, *_: Any) -> None:
+        self.do(self.life.received(self.life.attachment, Ping(), self.now))
+
+    def on_heard(self, *_: Any) -> None:
+        self.life.heard(self.life.attachment, self.now)
+
+    def on_gone(self, clean: bool, off: int) -> None:
+        self.do(self.life.ended(self.opened + off, self.now, clean=clean))
+
+    def on_refused(self, refusal: tuple[int, str | None], off: int) -> None:
+        ack = self.life.sender.acked + off if off >= 0 else None
+        self.do(self.life.refused(self.life.attachment, *refusal, ack, self.now, float(off == 1)))
+
+    def on_posted(self, refusal: tuple[int, str | None], off: int) -> None:
+        ack = self.life.sender.acked + off if off >= 0 else None
+        self.do(self.life.posted(self.life.uplink.number, *refusal, ack, self.now, float(off == 1)))
+
+    def on_switch(self, kind: Kind, _: int) -> None:
+        self.do(self.life.switch(kind, self.now))
+
+    def on_pull(self, *_: Any) -> None:
+        while self.life.pull() is not None:
+            pass
+        self.do(self.life.settle(self.now))
+
+    def on_settle(self, *_: Any) -> None:
+        self.life.pull()
+        self.do(self.life.settle(self.now))
+
+    def on_tick(self, *_: Any) -> None:
+        self.do(self.life.tick(self.now))
+
+    def on_wake(self, *_: Any) -> None:
+        deadline = self.life.deadline
+        if deadline < 1e6:
+            self.now = max(self.now, deadline)
+        self.do(self.life.tick(self.now))
+
+    def on_close(self, timeout: float | None, _: int) -> None:
+        self.do(self.life.close(4000, "bye", self.now, timeout))
+
+
+@given(
+    kind=st.sampled_from(Kind),
+    plan=st.lists(st.tuples(WHEN, OPS), max_size=60),
+    jitter=st.lists(st.integers(0, 63).map(lambda sixtyfourths: sixtyfourths / 64), min_size=1, max_size=5),
+    successor=st.booleans(),
+)
+@settings(max_examples=150)
+def test_lives_that_no_server_gives(
+    twin: node.Program, kind: Kind, plan: list[tuple[float, tuple[str, Any, int]]], jitter: list[float], successor: bool
+) -> None:
+    """Any order of anything, at any time: nonsense too is taken alike, and so is what a predecessor left."""
+    life = Life(jitter)
+    half = len(plan) // 2 if successor else len(plan)
+    player = Player(life, kind)
+    for pause, op in plan[:half]:
+        player.now += pause
+        player.play(*op)
+    life.check(twin)
+    if successor and life.sid is not None:
+        heir = Life(jitter, a=life.a + 5, saved=life.save())
+        player = Player(heir, kind)
+        for pause, op in plan[half:]:
+            player.now += pause
+            player.play(*op)
+        heir.check(twin)
+
+
+@given(
+    a=st.integers(1, 2**53 - 2),
+    milliseconds=st.sampled_from((0, 1_795_000_000_000, 2**53 - 1)),
+    digits=st.integers(0, 999),
+)
+@settings(max_examples=20)
+def test_numbers_of_instances(twin: node.Program, a: int, milliseconds: int, digits: int) -> None:
+    """A successor's number is the same rule on both sides."""
+    assert twin.ask({"nextInstance": [a, milliseconds, digits]}) == next_instance(a, milliseconds, digits)
+
+
+
