@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from channelkit import ConfigError, Endpoint, Request, Response, SyncChannel, SyncRequest
+from channelkit import ConfigError, Endpoint, Request, Response, SessionConfig, SyncChannel, SyncRequest
 from channelkit.client import connect
 
 if TYPE_CHECKING:
@@ -122,6 +122,40 @@ def test_a_session_that_finds_no_worker_when_it_begins(host: Host) -> None:
     polled = host.connect().ask("GET", f"/room/ck/{made['sid']}/poll?a=1&ack=0&wait=5", *lines)
     assert b"1013" in polled.body
     gate.set()
+
+
+@pytest.mark.parametrize("callbacks", [False, True])
+def test_messages_that_count_when_they_are_processed(host: Host, callbacks: bool) -> None:
+    """With ack="processed" a message counts when the callback has returned, or the next is asked for."""
+    gate = threading.Event()
+    taken = threading.Event()
+
+    def work(message: str) -> None:
+        taken.set()
+        assert gate.wait(PATIENCE)
+
+    def room(channel: SyncChannel) -> None:
+        if callbacks:
+            channel.wait_closed()
+            return
+        for message in channel:
+            work(message)
+
+    on_receive = (lambda channel, message: work(message)) if callbacks else None
+    host.serve(Endpoint(room, session=SessionConfig(ack="processed"), on_receive=on_receive))
+    made = json.loads(host.connect().ask("POST", "/room/ck").body)
+    peer = host.connect()
+
+    def acknowledged() -> int:
+        lines = (f"Authorization: Bearer {made['secret']}",)
+        number: int = json.loads(peer.ask("POST", f"/room/ck/{made['sid']}?n=1", *lines, body=b"x").body)["ack"]
+        return number
+
+    acknowledged()
+    assert taken.wait(PATIENCE)
+    assert acknowledged() == 0
+    gate.set()
+    host.until(lambda: acknowledged() == 1)
 
 
 def test_what_does_not_go_together() -> None:
