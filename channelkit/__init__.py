@@ -40,6 +40,8 @@ from channelkit.timer import ScheduledTask as ScheduledTask
 from channelkit.timer import cancel as cancel
 from channelkit.timer import schedule_task as schedule_task
 from channelkit.timer import with_timeout as with_timeout
+from channelkit.tls import TLS as TLS
+from channelkit.tls import TLSInfo as TLSInfo
 from channelkit.transports.session_channel import SessionChannel as SessionChannel
 from channelkit.wire.deflate import Deflate as Deflate
 from channelkit.wire.websocket_handshake import sec_websocket_accept as sec_websocket_accept

@@ -25,14 +25,16 @@ class Trusted:
 
     def peer(self, peer: Any) -> bool:
         """Whether the other end of a socket, (host, port) or None for a UNIX socket, is one of them."""
-        if self._everyone:
-            return True
-        return self.host(peer[0]) if peer is not None else self._unix
+        return self._everyone or self.named(None if peer is None else peer[0])
 
-    def host(self, host: str) -> bool:
-        """The same for an address in text; what is no address is nobody's."""
-        if self._everyone:
-            return True
+    def named(self, host: str | None) -> bool:
+        """Whether `host`, None for a UNIX socket, is named; "*" names nobody.
+
+        So in a chain of proxies everyone who may connect is believed about his own peer, and not about what that had
+        to say.
+        """
+        if host is None:
+            return self._unix
         try:
             address = ipaddress.ip_address(host)
         except ValueError:

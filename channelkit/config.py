@@ -10,12 +10,14 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
+from ssl import SSLContext
 from typing import Literal, TypedDict
 
 from channelkit._trust import trusted
 from channelkit.errors import ConfigError
-from channelkit.listen import FORWARDED, PROXY_PROTOCOL, Forwarded, Listen, ProxyProtocol, checked_proxies
+from channelkit.listen import FORWARDED, PROXY_PROTOCOL, Forwarded, Listen, ProxyProtocol, checked_proxies, checked_tls
 from channelkit.listen import choice as _choice
+from channelkit.tls import TLS
 from channelkit.wire.deflate import Deflate
 
 KIB = 1024
@@ -38,6 +40,7 @@ class Config:
     backlog: int = 1024  # a burst of new connections between two turns of the loop
     reuse_port: bool = False  # SO_REUSEPORT: several processes share a port, and a second server is no error any more
     server_header: str | None = "channelkit"
+    ssl: SSLContext | TLS | None = None  # speak TLS; nobody has a certificate unasked
     # -- the worker pool, for plain `def` handlers and their callbacks (thread, queue_size, prefix: http-kit's)
     thread: int = 4  # handlers at once, and as many callbacks at once
     queue_size: int = 20480  # requests that wait for a thread, more: 503; the same number of callbacks, more: 1013
@@ -67,6 +70,7 @@ class Config:
     max_connections: int = 20000  # at once; more wait in the kernel's accept queue
     max_connections_per_address: int = 10000  # half of all: no single address can shut the others out; more: 503
     # -- how long a peer may take (0 is never allowed: use math.inf to switch one off)
+    handshake_timeout: float = 10.0  # TLS, from the connection on: two round trips, and one packet each way to repeat
     head_timeout: float = 10.0  # from a connection's or a request's first byte to the end of its head
     body_timeout: float = 30.0  # between two pieces of a request body the handler waits for
     keep_alive_timeout: float = 75.0  # silence between two requests; just above the 60 s of common proxies
@@ -77,6 +81,7 @@ class Config:
     linger_timeout: float = 2.0  # after the last byte: reading away what a peer still sends, so it gets the answer
     half_closed_timeout: float = 30.0  # a peer hung up while we had stopped reading: how long its rest is kept
     drain_timeout: float = 10.0  # at SIGTERM or SIGINT: for running requests; below the 30 s until orchestrators kill
+    spread: float = 0.0  # at a stop: over so long are channels closed; with many clients, spares the next server a herd
     handler_cleanup_timeout: float = 5.0  # after drain's deadline: for on_close callbacks and `finally` blocks
     lifespan_timeout: float = 60.0  # after the drain, for the shutdown of an application or `lifespan=` (hypercorn's)
     slow_callback: float = 0.1  # a synchronous callback on the loop that takes longer is logged
@@ -89,10 +94,13 @@ class Config:
             raise ConfigError(f"port must be 0 to 65535 (0: any free port), not {self.port}")
         if self.hard_mark < self.soft_mark:
             raise ConfigError(f"hard_mark ({self.hard_mark}) must not be below soft_mark ({self.soft_mark})")
+        if self.spread >= self.drain_timeout:
+            raise ConfigError(f"spread ({self.spread}) must be below drain_timeout ({self.drain_timeout})")
         _choice("proxy_protocol", self.proxy_protocol, PROXY_PROTOCOL)
         _choice("forwarded", self.forwarded, FORWARDED)
         if not isinstance(self.reuse_port, bool):
             raise ConfigError(f"reuse_port must be True or False, not {self.reuse_port!r}")
+        checked_tls(self.ssl)
         object.__setattr__(self, "trusted_proxies", checked_proxies(self.trusted_proxies))
         self._check_listeners()
         _choice("half_closed", self.half_closed, ("close", "answer"))
@@ -193,6 +201,7 @@ class ServerOptions(TypedDict, total=False):
     backlog: int
     reuse_port: bool
     server_header: str | None
+    ssl: SSLContext | TLS | None
     thread: int
     queue_size: int
     worker_name_prefix: str
@@ -217,6 +226,7 @@ class ServerOptions(TypedDict, total=False):
     read_ahead: int
     max_connections: int
     max_connections_per_address: int
+    handshake_timeout: float
     head_timeout: float
     body_timeout: float
     keep_alive_timeout: float
@@ -227,6 +237,7 @@ class ServerOptions(TypedDict, total=False):
     linger_timeout: float
     half_closed_timeout: float
     drain_timeout: float
+    spread: float
     handler_cleanup_timeout: float
     lifespan_timeout: float
     slow_callback: float
@@ -234,10 +245,10 @@ class ServerOptions(TypedDict, total=False):
 
 
 #: What a `Listen` may have of its own.
-OF_LISTENERS = ("backlog", "reuse_port", "proxy_protocol", "forwarded", "trusted_proxies")
+OF_LISTENERS = ("backlog", "reuse_port", "ssl", "proxy_protocol", "forwarded", "trusted_proxies")
 
 
-_ZERO_ALLOWED = frozenset({"port"})
+_ZERO_ALLOWED = frozenset({"port", "spread"})
 
 
 def _int(name: str, value: object) -> None:
@@ -247,6 +258,8 @@ def _int(name: str, value: object) -> None:
 
 
 def _seconds(name: str, value: object) -> None:
+    if name in _ZERO_ALLOWED and value == 0:
+        return
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value <= 0:
         raise ConfigError(f"{name} must be seconds above 0 (math.inf switches it off), not {value!r}")
 

@@ -11,6 +11,7 @@
     ├── RemoteError                     the peer's mistake, judged from bytes it sent
     │   ├── BadRequest                  carries the HTTP status the peer was told
     │   ├── BadFrame                    carries the WebSocket close code the peer was told
+    │   ├── BadProxyHeader              what a proxy sent before the connection's first byte; nobody is told
     │   └── BadMessage                  a frame, query or body of a session (docs/protocol.md); carries both
     │       └── MessageTooBig           one beyond the limits that hello told
     ├── ChannelClosed                   nobody's mistake: the channel is over
@@ -90,6 +91,17 @@ class BadFrame(RemoteError):
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
+
+
+class BadProxyHeader(RemoteError):
+    """A connection that should begin with a header of the PROXY protocol and does not.
+
+    `absent`: it does not even look like one.
+    """
+
+    def __init__(self, detail: str, *, absent: bool = False) -> None:
+        super().__init__(detail)
+        self.absent = absent
 
 
 class BadMessage(RemoteError):

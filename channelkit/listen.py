@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ssl import SSLContext
 from typing import Any, Literal, Self, TypeAlias
 
 from channelkit._trust import trusted
 from channelkit.errors import ConfigError
+from channelkit.tls import TLS
 
 ProxyProtocol: TypeAlias = Literal["disable", "enable", "optional"]
 Forwarded: TypeAlias = Literal["ignore", "x-forwarded", "forwarded"]
@@ -42,6 +44,7 @@ class Listen:
     group: str | int | None = None
     fd: int | None = None
     backlog: int | None = None
+    ssl: SSLContext | TLS | None = None
     proxy_protocol: ProxyProtocol | None = None
     forwarded: Forwarded | None = None
     trusted_proxies: Sequence[str] | None = None
@@ -69,6 +72,7 @@ class Listen:
         if self.backlog is not None:
             whole("backlog", self.backlog, 1)
         whole("mode", self.mode, 0, 0o777)
+        checked_tls(self.ssl)
         if self.proxy_protocol is not None:
             choice("proxy_protocol", self.proxy_protocol, PROXY_PROTOCOL)
         if self.forwarded is not None:
@@ -122,6 +126,12 @@ def choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Raise ConfigError unless `value` is one of the words."""
     if value not in allowed:
         raise ConfigError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
+def checked_tls(value: object) -> None:
+    """Raise ConfigError unless `value` can be the `ssl` option; whether its files are good is seen at the start."""
+    if value is not None and not isinstance(value, SSLContext | TLS):
+        raise ConfigError(f"ssl must be an ssl.SSLContext or TLS(certificate=..., key=...), not {value!r}")
 
 
 def checked_proxies(value: object) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ import { decodeState, encodeState, storageSaver } from "./saved.js";
  * @property {typeof WebSocket} [WebSocket]
  * @property {typeof EventSource} [EventSource]
  * @property {any} [page] in place of the window
+ * @property {() => number} [random] in place of Math.random
  */
 
 /** @type {Record<string, Kind>} */
@@ -117,6 +118,7 @@ export class Channel {
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #saving;
   #hidden = false;
+  #kept = ""; // what the saver has of us
   #why = "";
   #failure = "";
   #polling = false; // the last poll was answered: between two of them a poller is attached all the same
@@ -130,14 +132,15 @@ export class Channel {
   /** @param {string | URL} url @param {Options} options */
   constructor(url, options) {
     const page = (this.#page = options.page ?? globalThis);
+    const random = options.random ?? Math.random;
     this.#base = baseOf(url, page);
     const given = options.transports ?? (options.transport ? [] : DEFAULT_TRANSPORTS);
     const names = options.transport ? [options.transport, ...given.filter((name) => name !== options.transport)] : given;
     if (names.length === 0) throw new TypeError("transports is empty");
     this.#ladder = new Ladder([...new Set(names.map(kindOf))]);
     const saved = this.#load(options);
-    const a = saved ? nextInstance(saved.a, Date.now(), Math.floor(Math.random() * 1000)) : 1;
-    const machine = (this.#machine = new ClientMachine({ a, saved, config: options.config }));
+    const a = saved ? nextInstance(saved.a, Date.now(), Math.floor(random() * 1000)) : 1;
+    const machine = (this.#machine = new ClientMachine({ a, saved, config: options.config, jitter: random }));
     /** Whether it goes on with a predecessor's session. */
     this.resumed = saved !== null;
     this.closed = new Promise((resolve) => (this.#finish = resolve));
@@ -363,9 +366,12 @@ export class Channel {
     clearTimeout(this.#saving);
     this.#saving = undefined;
     try {
-      if (this.#info !== null || !this.#hidden) this.#saver?.clear();
-      // An instance that had no hello yet is worth keeping too: its predecessor's state was taken.
-      else if (this.#machine.sid !== null) this.#saver?.save(this.save());
+      if (this.#info !== null || !this.#hidden) {
+        if (this.#kept !== "") this.#saver?.clear(this.#kept);
+        this.#kept = "";
+      } else if (this.#machine.sid !== null) {
+        this.#saver?.save((this.#kept = this.save())); // without a hello too: its predecessor's state was taken
+      }
     } catch (error) {
       this.#why = `the state was not kept: ${error instanceof Error ? error.message : error}`; // full, or forbidden
     }

@@ -213,8 +213,7 @@ export class ClientMachine {
     if (this.#creating && this.ending === null) {
       this.#creating = false;
       this.#contacted = now;
-      this.sid = hello.sid ?? null;
-      this.secret = hello.secret ?? null;
+      this.#named(hello);
       this.#firstHello(hello);
       this.#connect(now);
     }
@@ -279,10 +278,7 @@ export class ClientMachine {
   /** @param {Hello} hello @param {number} now */
   #hello(hello, now) {
     if (this.link === "up") return;
-    if (this.sid === null) {
-      this.sid = hello.sid ?? null;
-      this.secret = hello.secret ?? null;
-    }
+    this.#named(hello);
     this.link = "up";
     this.told = Math.max(this.told, this.presented);
     if (!this.#isOurs(hello)) {
@@ -309,6 +305,14 @@ export class ClientMachine {
     this.verified = have;
     const by = hello.by ?? null;
     return by === null || by === this.a || by === this.line;
+  }
+
+  /** The session that a creation made is this instance's, unless it has one: of two answers the first counts.
+   * @param {Hello} hello */
+  #named(hello) {
+    if (this.sid !== null) return;
+    this.sid = hello.sid ?? null;
+    this.secret = hello.secret ?? null;
   }
 
   /** From here on this instance may number (F2), within the terms it was told. @param {Hello} hello */

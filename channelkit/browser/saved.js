@@ -4,7 +4,8 @@ import { decodeLine, encodeLine } from "./codec.js";
 /** @typedef {import("./machine.js").Saved} Saved */
 /**
  * Keeps one state.  `load` *takes* it: a second `load` finds nothing, so that no two pages go on from the same one.
- * @typedef {{load: () => string | null, save: (text: string) => void, clear: () => void}} Saver
+ * `clear` forgets `text`, and nothing that another page has saved since.
+ * @typedef {{load: () => string | null, save: (text: string) => void, clear: (text: string) => void}} Saver
  */
 
 /** @param {Saved} saved @param {string} base the address of the endpoint's sessions */
@@ -42,6 +43,6 @@ export function storageSaver(storage, key) {
       return text;
     },
     save: (text) => storage.setItem(key, text),
-    clear: () => storage.removeItem(key),
+    clear: (text) => storage.getItem(key) === text && storage.removeItem(key),
   };
 }

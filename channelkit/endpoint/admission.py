@@ -43,10 +43,9 @@ class Admission:
 
     def origin(self, request: Request, *, by_cookie: bool) -> Refusal | None:
         """Before any look-up: may a page of this origin use the endpoint?"""
-        host = request.headers.get("host", "").lower()
         return admission.origin(
             sent=request.headers.get("origin"),
-            own=frozenset({f"http://{host}", f"https://{host}"}),  # a proxy in front may have taken the TLS off
+            own=request.origins,
             allowed=self._origins,
             by_cookie=by_cookie,
             fetch_site=request.headers.get("sec-fetch-site"),

@@ -7,11 +7,12 @@ import os
 import socket
 import stat
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from channelkit.config import Config
 from channelkit.errors import ConfigError
 from channelkit.listen import Listen
+from channelkit.server.certificates import Certificates
 from channelkit.server.unix_listener import listen_unix
 
 if TYPE_CHECKING:
@@ -23,12 +24,14 @@ class Opened:
 
     def __init__(self, sock: socket.socket, config: Config, remove: Callable[[], None] = lambda: None) -> None:
         self.sock = sock
+        self.certificates: Certificates | None = None  # if TLS is spoken
         self.config = config  # of the connections that come by it
         self.listener: Listener | None = None  # once the reactor serves it
         self._remove: Callable[[], None] | None = remove
         name = sock.getsockname()
         self.port: int = name[1] if isinstance(name, tuple) else 0  # of TCP
-        self._text = _url(*name[:2]) if isinstance(name, tuple) else f"unix:{os.fsdecode(name).replace(chr(0), '@')}"
+        scheme = "http" if config.ssl is None else "https"
+        self._text = _url(scheme, name) if isinstance(name, tuple) else f"unix:{os.fsdecode(name).replace(chr(0), '@')}"
 
     def __str__(self) -> str:
         return self._text
@@ -43,16 +46,22 @@ class Opened:
         self.sock.close()
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _url(scheme: str, name: tuple[Any, ...]) -> str:
+    host, port = name[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def open_all(config: Config) -> list[Opened]:
     """All of `config.listeners`, or none: raises for the first that cannot be opened, as `open_one` does."""
     opened: list[Opened] = []
+    read: dict[int, Certificates] = {}  # the same files are read once
     try:
         for listen in config.listeners:
-            opened.append(open_one(listen, config.at(listen)))  # noqa: PERF401  what was opened is needed if one fails
+            here = config.at(listen)
+            if here.ssl is not None and id(here.ssl) not in read:
+                read[id(here.ssl)] = Certificates(here.ssl)
+            opened.append(open_one(listen, here))
+            opened[-1].certificates = read.get(id(here.ssl))
     except BaseException:
         for one in opened:
             one.close()

@@ -12,19 +12,24 @@ from functools import partial
 from typing import Any, Literal, Unpack
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskStatus
 
+from channelkit._draining import OnStop
 from channelkit._lifecycle import logger
 from channelkit._loop import Loop, open_loop
 from channelkit._threads.jobs import current_job
 from channelkit.config import Config, ServerOptions
-from channelkit.errors import ConfigError, NotAvailable
+from channelkit.errors import ConfigError
 from channelkit.responding import Handler, PlainFunction, checked_handler
 from channelkit.server import systemd
+from channelkit.server.certificates import Certificates, reload_all
 from channelkit.server.core import ServerCore
 from channelkit.server.lifespan import Lifespan, lifespan_of, living
 from channelkit.server.listener import Opened, open_all
 from channelkit.server.pump.reactor import Reactor
+from channelkit.server.pump.tls_link import TlsAcceptor
+from channelkit.wire.client_hello import INTERNAL_ERROR
 from channelkit.wire.http1_responses import BUSY
 
 Status = Literal["starting", "running", "stopping", "stopped"]
@@ -45,6 +50,7 @@ class Server:
         self._timeout = 0.1
         self._wanted: anyio.Event | None = None
         self._hurry: anyio.CancelScope | None = None
+        self._on_stop: OnStop | None = None
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -79,6 +85,19 @@ class Server:
     def limit_counts(self) -> dict[str, int]:
         """How often each limit and timeout has acted since the start, by its name; see docs/limits.md."""
         return dict(self._loop.tally.counts) if self._loop is not None else {}
+
+    def reload_certificates(self) -> None:
+        """Read the files of `ssl=TLS(...)` again, for the handshakes to come; open connections stay as they are.
+
+        From any thread; it reads files.  Raises ConfigError if something is wrong with one of them, or there are none:
+        then everything stays as it was.
+        """
+        reload_all(self._certificates)
+        logger.info("the certificates were read again; new TLS connections get them")
+
+    @property
+    def _certificates(self) -> list[Certificates]:
+        return [one.certificates for one in self._opened if one.certificates is not None]
 
     def stop(self, timeout: float = 0.1) -> None:
         """Stop, and wait until it has stopped.  For any thread but the loop's own; there use `stop_soon`.
@@ -177,11 +196,11 @@ class Server:
     ) -> None:
         async with anyio.create_task_group() as handlers:
             core = self._core = ServerCore(handler, config, loop, handlers)
+            core.on_stop = self._on_stop
             core.lingering = lambda: reactor.links
             reactor.on_link_closed = core.changed
             for one in self._opened:
-                one.listener = reactor.listen(one.sock, core.connect, BUSY, one.config)
-                logger.info("listening on %s", one)
+                _serve_listener(one, reactor, core)
             self._status = "running"
             try:
                 async with _process(self, handle_signals, config.drain_timeout):
@@ -190,7 +209,7 @@ class Server:
                     await self._wanted.wait()
                     self._stop_listening()
                     with anyio.CancelScope() as self._hurry:
-                        await core.drain(self._timeout)
+                        await core.drain(self._timeout, config.spread)
             finally:
                 self._stop_listening()
                 with anyio.CancelScope(shield=True):
@@ -210,10 +229,20 @@ class Server:
             systemd.notify(*states)
 
 
+def _serve_listener(one: Opened, reactor: Reactor, core: ServerCore) -> None:
+    if one.certificates is None:
+        one.listener = reactor.listen(one.sock, core.connect, BUSY, one.config)
+    else:
+        tls = TlsAcceptor(one.certificates)
+        one.listener = reactor.listen(one.sock, core.connect, INTERNAL_ERROR, one.config, tls)
+    logger.info("listening on %s", one)
+
+
 async def serve(
     handler: Handler | PlainFunction,
     *,
     lifespan: Lifespan | None = None,
+    on_stop: OnStop | None = None,
     handle_signals: bool = True,
     task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED,
     **options: Unpack[ServerOptions],
@@ -221,10 +250,13 @@ async def serve(
     """Serve `handler` until stopped: `anyio.run(serve, handler)`, or `server = await tg.start(serve, handler)`.
 
     `lifespan` makes an async context manager that is opened before the server listens and closed after it has
-    drained; by default it is the handler's own `lifespan`, if it has one, as an `ASGIHandler` does.  `options` are the
+    drained; by default it is the handler's own `lifespan`, if it has one, as an `ASGIHandler` does.  `on_stop()` is
+    called when it begins to stop, before anything is closed, and awaited if it is asynchronous: the time to say a last
+    word to everybody; by default the handler's own `on_stop`, if it has one.  It is part of the patience, is cancelled
+    with it, and is not called when `serve` is cancelled.  `options` are the
     fields of `Config`.  Reports its `Server` once it listens.  In the main thread SIGINT and
-    SIGTERM stop it with the patience of `drain_timeout`, a second one at once; `handle_signals=False` leaves them
-    alone.
+    SIGTERM stop it with the patience of `drain_timeout`, a second one at once, and with `ssl=TLS(...)` SIGHUP reads
+    the certificates again; `handle_signals=False` leaves all of them alone.
     Cancelled, it closes every channel with 1001, runs every `on_close`, and cuts the rest.
 
     Raises ConfigError for options or a handler that cannot work, OSError if it cannot listen; what the lifespan
@@ -232,13 +264,16 @@ async def serve(
     KeyboardInterrupt, a callback lets out.
     """
     config = checked_config(options)
-    await Server()._run(checked_handler(handler), lifespan_of(handler, lifespan), config, handle_signals, task_status)
+    server = Server()
+    server._on_stop = _on_stop_of(handler, on_stop)
+    await server._run(checked_handler(handler), lifespan_of(handler, lifespan), config, handle_signals, task_status)
 
 
 def run_server(
     handler: Handler | PlainFunction,
     *,
     lifespan: Lifespan | None = None,
+    on_stop: OnStop | None = None,
     backend: Literal["asyncio", "trio"] = "asyncio",
     **options: Unpack[ServerOptions],
 ) -> Server:
@@ -252,6 +287,7 @@ def run_server(
     if backend not in ("asyncio", "trio"):
         raise ConfigError(f"backend must be 'asyncio' or 'trio', not {backend!r}")
     server = Server()
+    server._on_stop = _on_stop_of(handler, on_stop)
     started = threading.Event()
     status = _ThreadStatus(started)
     main = partial(server._run, checked, lifespan, config, False, status)
@@ -263,6 +299,13 @@ def run_server(
     if server.status != "running" and server._error is not None:
         server.join()  # raises it
     return server
+
+
+def _on_stop_of(handler: Any, on_stop: OnStop | None) -> OnStop | None:
+    found = getattr(handler, "on_stop", None) if on_stop is None else on_stop
+    if found is not None and not callable(found):
+        raise ConfigError(f"on_stop must be a function without arguments, not {found!r}")
+    return found
 
 
 class _ThreadStatus:
@@ -291,24 +334,26 @@ def _thread_main(server: Server, main: Any, backend: str, started: threading.Eve
 def checked_config(options: Any) -> Config:
     """The options as a Config.  Raises ConfigError, or TypeError for a name that is no option."""
     try:
-        config = Config(**options)
+        return Config(**options)
     except TypeError as error:
         raise TypeError(f"{error}; the options are the fields of channelkit.Config") from None
-    if config.proxy_protocol != "disable":
-        raise NotAvailable("the PROXY protocol is not in this version; leave proxy_protocol at 'disable'")
-    return config
 
 
 @asynccontextmanager
 async def _process(server: Server, wanted: bool, patience: float) -> AsyncIterator[None]:
     """While this is open the process is the server's: SIGINT and SIGTERM stop it, systemd is told how it is.
 
+    SIGHUP reads certificates again, if it has files of them.
+
     Only the main thread may listen to signals.
     """
     if not wanted or threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
         yield
         return
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if any(certificates.reloadable for certificates in server._certificates):
+        numbers.append(signal.SIGHUP)
+    with anyio.open_signal_receiver(*numbers) as received:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_watch_signals, server, received, patience)
             server._owns_process = True
@@ -319,6 +364,17 @@ async def _process(server: Server, wanted: bool, patience: float) -> AsyncIterat
 
 async def _watch_signals(server: Server, received: AsyncIterator[signal.Signals], patience: float) -> None:
     async for number in received:
+        if number == signal.SIGHUP:
+            await _reload(server)
+            continue
         logger.info("%s: stopping", number.name)
         server.stop_soon(patience)
         patience = 0.0
+
+
+async def _reload(server: Server) -> None:
+    """Nobody is there to catch what is wrong: it is logged, and the old certificates stay."""
+    try:
+        await anyio.to_thread.run_sync(server.reload_certificates)
+    except ConfigError as error:
+        logger.error("SIGHUP: the certificates stay as they were: %s", error)

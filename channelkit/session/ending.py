@@ -26,8 +26,9 @@ class Ending:
     reason: str
     clean: bool
     unacknowledged: int
+    unacknowledged_bytes: int = 0
 
-    def close_info(self, *, server: bool, unsent_bytes: int = 0, unread: int = 0) -> CloseInfo:
+    def close_info(self, *, server: bool, unread: int = 0) -> CloseInfo:
         """The same in the words of a channel.  `delivered` is never None: a session knows."""
         return CloseInfo(
             status=self._status(server=server),
@@ -35,7 +36,7 @@ class Ending:
             reason=self.reason,
             by=self.by,
             delivered=self.clean,
-            unsent=unsent_bytes,
+            unsent=self.unacknowledged_bytes,
             unread=unread,
         )
 

@@ -78,13 +78,14 @@ class SessionChannel(Channel):
     `session_id` is public; `principal` is what `authenticate` gave.
     """
 
-    __slots__ = ("_listeners", "_session", "principal", "session_id")
+    __slots__ = ("_detached", "_listeners", "_session", "principal", "session_id")
 
     transport = "session"
 
     def __init__(self, request: Request, exchange: SessionExchange, principal: Hashable) -> None:
         super().__init__(request, exchange)
         self._session = exchange.session
+        self._detached = False  # on_detach was told, on_attach not yet
         self._listeners: dict[type[ServerAction], Callable[[], Any]] = {}
         self.session_id = self._session.machine.sid
         self.principal = principal
@@ -95,13 +96,16 @@ class SessionChannel(Channel):
         return self._session.machine.attachment is not None
 
     def on_attach(self, callback: Callable[[], Any]) -> Callable[[], Any]:
-        """Call `callback()` each time a connection carries the session again; also a decorator."""
+        """Call `callback()` each time a connection carries the session again, after an on_detach; also a decorator."""
         self._check_thread()
         self._listeners[Attached] = callback
         return callback
 
     def on_detach(self, callback: Callable[[], Any]) -> Callable[[], Any]:
-        """Call `callback()` when no connection carries the session (a poller: after `poll_gap`); also a decorator."""
+        """Call `callback()` when no connection carries the session, and none is about to; also a decorator.
+
+        Between two polls, and between two responses of a stream that is rotated, `poll_gap` passes first.
+        """
         self._check_thread()
         self._listeners[Detached] = callback
         return callback
@@ -110,8 +114,10 @@ class SessionChannel(Channel):
         """The handler has returned in order; with ack="processed" that is what counts."""
 
     def moved(self, action: ServerAction) -> None:
-        """The session was attached or detached."""
-        self._queue_call(partial(self._tell, type(action)))
+        """The session was attached or detached.  Of the first attach nobody is told: no handler was there before it."""
+        if isinstance(action, Detached) or self._detached:
+            self._detached = isinstance(action, Detached)
+            self._queue_call(partial(self._tell, type(action)))
 
     def _tell(self, kind: type[ServerAction]) -> Any:
         callback = self._listeners.get(kind)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,12 +91,19 @@ class Room:
         with self._commands, self._to_do:
             async with (
                 serving(endpoint, config, pump, self.broken_rules) as server,
-                open_middlebox(lambda: connect(server, network)) as box,
+                open_middlebox(lambda: server.connect(network)) as box,
             ):
                 yield box
         assert self.broken_rules == []
 
 
-def connect(server: Server, network: Network) -> Any:
-    """A new connection to the server; its end is the client's."""
-    return server.connect(network)
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """The library logs what the plans provoke; nobody wants to read it a thousand times."""
+    logger = logging.getLogger("channelkit")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before

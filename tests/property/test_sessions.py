@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from session_plain_client import Asked, PlainClient
 from session_room import Payload, Room
 
+CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large]
 HEALING = 12  # attachments in which everything must have arrived
 # A grace that no plan outlives: within it nothing may be lost.
 CONFIG = SessionConfig(window=6, window_bytes=5000, max_message=4000, poll_bytes=500, grace=10_000.0, rotation=25.0)
@@ -123,12 +124,7 @@ async def heal(client: PlainClient, room: Room, up: list[Payload], down: list[Pa
         await client.ask(Asked("post"))
 
 
-@pytest.mark.parametrize("pump", PUMPS)
-@pytest.mark.parametrize("backend", BACKENDS)
-@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(plan=plans(), randomness=st.random_module())
-def test_nothing_is_lost_repeated_or_reordered(backend: Backend, pump: Pump, plan: Plan, randomness: Any) -> None:
-    """S1, S3, S5, S7: what both sides said is what both sides heard, whatever happened to the requests between."""
+def check(backend: Backend, pump: Pump, plan: Plan) -> None:
     room, client, up, down = clock.run(play, plan, pump, backend=backend, max_ticks=300_000)
     assert room.received == up
     assert room.accepted == client.received == down
@@ -136,3 +132,20 @@ def test_nothing_is_lost_repeated_or_reordered(backend: Backend, pump: Pump, pla
     assert room.most <= CONFIG.window_bytes + 1 or room.most >= 1 << 60, "S5: more than a window is kept"
     assert len(room.ends) <= 1
     assert room.begun <= 1
+
+
+@pytest.mark.parametrize("pump", [pump for pump in PUMPS if pump != "tls"])
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(suppress_health_check=CHECKS)
+@given(plan=plans(), randomness=st.random_module())
+def test_nothing_is_lost_repeated_or_reordered(backend: Backend, pump: Pump, plan: Plan, randomness: Any) -> None:
+    """S1, S3, S5, S7: what both sides said is what both sides heard, whatever happened to the requests between."""
+    check(backend, pump, plan)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(suppress_health_check=CHECKS, max_examples=max(1, settings().max_examples // 3))
+@given(plan=plans(), randomness=st.random_module())
+def test_nothing_is_lost_over_tls(backend: Backend, plan: Plan, randomness: Any) -> None:
+    """The same over TLS, with a third of the examples: sessions stand two layers above it."""
+    check(backend, "tls", plan)

@@ -256,6 +256,8 @@ def test_streams_rotate(spread: float, age: float) -> None:
         assert machine.deadline - now <= 20.0
         now = machine.deadline
     assert now == pytest.approx(age)
+    assert machine.deadline == pytest.approx(age + 5.0)  # the next is expected at once: not detached yet
+    assert machine.tick(machine.deadline) == [act.Detached()]
     assert machine.deadline == pytest.approx(age + 30.0)
 
 

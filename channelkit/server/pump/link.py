@@ -16,6 +16,8 @@ from channelkit._lifecycle import logger
 if TYPE_CHECKING:
     from channelkit._loop import Loop
     from channelkit.config import Config
+    from channelkit.tls import TLSInfo
+    from channelkit.wire.proxy_protocol import ProxyHeader
 
 FLUSH_AT = 64 * 1024  # bytes accepted in one turn that are not left waiting for its end
 LARGE = 64 * 1024  # a piece from this size on is sent as it is, not copied to join it with others
@@ -66,6 +68,8 @@ class Link(ABC):
         "notify",
         "peer",
         "reading",
+        "secure",
+        "tls",
         "unsent",
     )
 
@@ -80,6 +84,8 @@ class Link(ABC):
         self._stall: Deadline | None = None
         self.peer = peer
         self.local = local
+        self.secure = False  # what the client speaks is TLS, says this side or a proxy
+        self.tls: TLSInfo | None = None  # what is known of it, if it ends here
         self.unsent = 0  # bytes accepted and not handed over
         self.notify = False  # the engine wants `wrote`
         self.alive = False  # something was read; whoever watches for silence resets it
@@ -89,6 +95,12 @@ class Link(ABC):
     def closed(self) -> bool:
         """Whether the engine has been told, or is being told, that this is over."""
         return self._phase == LOST
+
+    def introduced(self, header: ProxyHeader) -> None:
+        """A proxy has told whose connection this is."""
+        self.secure = self.secure or header.secure
+        if header.proxied:
+            self.peer, self.local = header.client, header.server
 
     # -- writing
 

@@ -16,18 +16,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from channelkit._deadline import Deadline
 from channelkit._places import place_of
-from channelkit.server.pump.accepting import Listener, OnConnect
+from channelkit.server.pump.accepting import Listener, OnConnect, told
 from channelkit.server.pump.link import FINISHING, LINGER_BYTES, LOST, OPEN, Link
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop
     from channelkit.config import Config
+    from channelkit.server.pump.proxied import Proxied
+    from channelkit.server.pump.tls_link import TlsAcceptor, TlsLink
+    from channelkit.wire.proxy_protocol import ProxyHeader
 
 IN, OUT, HUP, ERR, RDHUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP, select.EPOLLERR, select.EPOLLRDHUP
 READ_SIZE = 256 * 1024
 EVENTS_PER_POLL = 512
 TURN = 0.005  # seconds a tick may take before the rest waits for the next
 FLUSH_SLICE = 0.002  # seconds of flushing before the loop gets a turn
+HANDSHAKE_SLICE = 0.002  # seconds of TLS handshakes in a turn: one or two with RSA, and then everybody else
 
 
 class Poller(Protocol):
@@ -56,61 +60,101 @@ class Reactor:
         self.config = config
         self.poller: Poller = select.epoll() if poller is None else poller
         self.buffer = memoryview(bytearray(READ_SIZE))
+        self._plain: memoryview | None = None
         self._clock = clock
         self._handlers: dict[int, Any] = {}  # descriptor -> SocketLink or Listener
         self._batch: deque[tuple[Any, int]] = deque()  # polled, and not served yet
         self._links: set[SocketLink] = set()
         self._ready: deque[SocketLink] = deque()
         self._ready_scheduled = False
+        self.handshaking: set[TlsLink] = set()
+        self._handshakes: deque[TlsLink] = deque()  # those that can go a step further
+        self._handshakes_scheduled = False
         self._dirty: deque[SocketLink] = deque()
         self._flush_scheduled = False
         self._ticking = False
         self._closing: list[socket.socket] = []  # closed at the end of the tick, so no number is reused within it
         self._listeners: list[Listener] = []
         self._closed = False
+        self.proxied: set[Proxied] = set()  # connections before their PROXY header
         self._places: dict[str | bytes, int] = {}  # where peers are -> how many connections from there
         self.on_link_closed: Callable[[], None] = lambda: None
         loop.watch(self.poller.fileno(), self.tick)
 
     @property
     def links(self) -> int:
-        """How many connections there are, those that only linger included."""
-        return len(self._links)
+        """How many connections there are, also those that only linger, and those that no proxy has introduced yet."""
+        return len(self._links) + len(self.proxied)
+
+    @property
+    def plain(self) -> memoryview:
+        """Another buffer, for what was decrypted; there once it is needed."""
+        if self._plain is None:
+            self._plain = memoryview(bytearray(READ_SIZE))
+        return self._plain
 
     # -- coming and going
 
     def listen(
-        self, sock: socket.socket, on_connect: OnConnect, busy: bytes = b"", config: Config | None = None
+        self,
+        sock: socket.socket,
+        on_connect: OnConnect,
+        busy: bytes = b"",
+        config: Config | None = None,
+        tls: TlsAcceptor | None = None,
     ) -> Listener:
         """Accept connections on a non-blocking listening socket; `busy` is what one too many from a place is told.
 
-        `config` is theirs, if it is not the reactor's.
+        `config` is theirs, if it is not the reactor's; with `tls` they speak TLS.
         """
-        listener = Listener(self, sock, on_connect, busy, config or self.config)
+        listener = Listener(self, sock, on_connect, busy, config or self.config, tls)
         self._listeners.append(listener)
         return listener
 
-    def adopt(self, sock: socket.socket, on_connect: OnConnect, config: Config | None = None) -> Link:
-        """Serve a connected socket.  The engine may already write, pause or abort while it is made."""
+    def adopt(
+        self,
+        sock: socket.socket,
+        on_connect: OnConnect,
+        config: Config | None = None,
+        header: ProxyHeader | None = None,
+        *,
+        tls: TlsAcceptor | None = None,
+        counted: bool = True,
+    ) -> Link:
+        """Serve a connected socket.  The engine may already write, pause or abort while it is made.
+
+        With `tls` it is made when the handshake is done.  `header` is what a proxy has told of the connection.  Not
+        `counted`, it is none of the connections of its address.
+        """
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        link = SocketLink(self, sock, config or self.config)
+        config = config or self.config
+        link = SocketLink(self, sock, config) if tls is None else tls.link(self, sock, config, on_connect)
+        if header is not None:
+            link.introduced(header)
         self._links.add(link)
-        link.place = place = place_of(link.peer)
+        link.place = place = place_of(link.peer) if counted else None
         if place is not None:
             self._places[place] = self._places.get(place, 0) + 1
         self.register(sock.fileno(), link, IN | RDHUP)
-        try:
-            link.engine = on_connect(link)
-        except BaseException:
-            link.drop()
-            raise
+        if tls is None:
+            try:
+                link.engine = on_connect(link)
+            except BaseException:
+                link.drop()
+                raise
         return link
 
     def forget(self, listener: Listener) -> None:
-        """It is closed."""
+        """It is closed, and so are the connections of which nobody has told yet whose they are, and those that are
+        still in their handshake: nothing was asked there.
+        """
         self._listeners.remove(listener)
+        for one in tuple(self.proxied):
+            one.close()
+        for link in tuple(self.handshaking):
+            link.hang_up()
 
     def register(self, fd: int, handler: Any, events: int) -> None:
         self._handlers[fd] = handler
@@ -139,6 +183,10 @@ class Reactor:
             self._places[link.place] -= 1
             if not self._places[link.place]:
                 del self._places[link.place]
+        self.room_again()
+
+    def room_again(self) -> None:
+        """A connection is over."""
         for listener in self._listeners:
             listener.wake()
         self.on_link_closed()
@@ -167,10 +215,7 @@ class Reactor:
             self._serve_events()
             self._flush_dirty()
         finally:
-            self._ticking = False
-            for sock in self._closing:
-                sock.close()
-            self._closing.clear()
+            self._leave_tick()
 
     def _serve_events(self) -> None:
         batch = self._batch
@@ -210,13 +255,41 @@ class Reactor:
                     break
             self._flush_dirty()
         finally:
-            self._ticking = was_ticking
-            for sock in self._closing:
-                sock.close()
-            self._closing.clear()
+            self._leave_tick(was_ticking)
         if self._ready and not self._ready_scheduled:
             self._ready_scheduled = True
             self.loop.call_soon(self._serve_ready)
+
+    def _leave_tick(self, was_ticking: bool = False) -> None:
+        self._ticking = was_ticking
+        for sock in self._closing:
+            sock.close()
+        self._closing.clear()
+
+    # -- handshakes
+
+    def make_handshake(self, link: TlsLink) -> None:
+        """`link` can go a step further with its handshake, when it is its turn, behind all that is ready."""
+        self._handshakes.append(link)
+        if not self._handshakes_scheduled:
+            self._handshakes_scheduled = True
+            self.loop.call_soon(self._serve_handshakes)
+
+    def _serve_handshakes(self) -> None:
+        self._handshakes_scheduled = False
+        until = self._clock() + HANDSHAKE_SLICE
+        was_ticking, self._ticking = self._ticking, True
+        try:
+            while self._handshakes:
+                self._handshakes.popleft().shake_hands()
+                if self._clock() > until:
+                    break
+            self._flush_dirty()
+        finally:
+            self._leave_tick(was_ticking)
+        if self._handshakes and not self._handshakes_scheduled:
+            self._handshakes_scheduled = True
+            self.loop.call_soon(self._serve_handshakes)
 
     # -- flushing
 
@@ -499,15 +572,11 @@ class SocketLink(Link):
 
 
 def _address(ask: Callable[[], Any]) -> Any:
-    """(host, port), or None where the socket has no such thing; IPv4 by its own address on an IPv6 socket too."""
+    """(host, port), or None where the socket has no such thing."""
     try:
-        address = ask()
+        return told(ask())
     except OSError:
         return None
-    if not isinstance(address, tuple):
-        return None
-    host, port = address[:2]
-    return (host[7:] if host.startswith("::ffff:") and "." in host else host), port
 
 
 __all__ = ["OPEN", "Listener", "Reactor", "SocketLink"]

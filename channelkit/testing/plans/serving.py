@@ -17,6 +17,8 @@ from channelkit.config import Config
 from channelkit.server.core import ServerCore
 from channelkit.server.pump.reactor import Reactor
 from channelkit.server.pump.stream import serve_stream
+from channelkit.server.pump.tls_link import TlsAcceptor
+from channelkit.testing import tls
 from channelkit.testing.asgi_rules import checked
 from channelkit.testing.network import Line, pair
 from channelkit.testing.peers import Hangable, SocketEnd
@@ -25,10 +27,10 @@ from channelkit.testing.plans.plan import Network
 if TYPE_CHECKING:
     from channelkit.http import Request
 
-#: What carries the bytes to the handler: either pump of our server, or an ASGI host (our own, in memory: the bytes go
-#: through the stream pump, `ASGIHandler` and `ASGIApp`, with the rules of ASGI watched in between).
-Pump = Literal["stream", "reactor", "asgi"]
-PUMPS: tuple[Pump, ...] = ("stream", "reactor", "asgi")
+#: What carries the bytes to the handler: either pump of our server, the reactor with TLS on it, or an ASGI host (our
+#: own, in memory: bytes go through the stream pump, `ASGIHandler` and `ASGIApp`, and the rules of ASGI are watched).
+Pump = Literal["stream", "reactor", "tls", "asgi"]
+PUMPS: tuple[Pump, ...] = ("stream", "reactor", "tls", "asgi")
 
 
 class Server:
@@ -38,7 +40,8 @@ class Server:
         self.core = core
         self._app = app
         self._loop = loop
-        self._reactor = Reactor(loop, core.config) if pump == "reactor" else None
+        self._reactor = Reactor(loop, core.config) if pump in ("reactor", "tls") else None
+        self._tls = TlsAcceptor(tls.Source()) if pump == "tls" else None
 
     def connect(self, network: Network) -> Hangable:
         """A new connection; what is returned is the peer's end."""
@@ -50,12 +53,12 @@ class Server:
         self._loop.spawn(serve_stream, self._loop, self.core.config, ours, self.core.connect)
         return theirs
 
-    def _connect_socket(self, reactor: Reactor, network: Network) -> SocketEnd:
+    def _connect_socket(self, reactor: Reactor, network: Network) -> Hangable:
         ours, theirs = socket.socketpair()
         for sock in (ours, theirs):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, network.capacity)
-        reactor.adopt(ours, self.core.connect)
-        return SocketEnd(theirs)
+        reactor.adopt(ours, self.core.connect, tls=self._tls)
+        return SocketEnd(theirs) if self._tls is None else tls.TlsEnd(SocketEnd(theirs))
 
     async def drain(self, timeout: float) -> None:
         """As when the process is told to stop: an application hears it before its host acts."""
