@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
 from channelkit import (
@@ -29,6 +30,7 @@ from channelkit import (
     with_timeout,
 )
 from channelkit._threads.jobs import WorkerStatistics
+from channelkit.testing.host import open_host
 
 if TYPE_CHECKING:
     from tests.server.conftest import Backend, Host, Peer
@@ -498,6 +500,31 @@ def test_an_error_and_an_exit(host: Host, caplog: pytest.LogCaptureFixture) -> N
     assert isinstance(error, SystemExit)
 
 
+def test_over_any_stream(backend: Backend) -> None:
+    """The other pump, which carries any anyio stream: the pool is above both."""
+
+    def handler(request: SyncRequest) -> Any:
+        if request.path == "/loop":
+            return loops(request)
+        return as_channel(request, on_receive=lambda channel, message: channel.send(f"{message} {here()}"))
+
+    async def main() -> None:
+        async with open_host(handler, thread=1) as host:
+            looper, device = await host.websocket("/loop"), await host.websocket("/")
+            for text in ("one", "two"):
+                await looper.send(text)
+                assert await looper.receive() == text
+                await device.send(text)
+                answer = await device.receive()
+                assert isinstance(answer, str)
+                assert answer.rstrip("0123456789") == f"{text} worker-"
+            assert host.core.workers.statistics().waiting == 1
+            await looper.close()
+            await device.close()
+
+    anyio.run(main, backend=backend)
+
+
 # -- an executor of one's own
 
 
@@ -644,7 +671,7 @@ def test_a_callback_that_never_returns(host: Host, gate: Gate, caplog: pytest.Lo
     host.until(lambda: gate.waiting)
     assert host.server is not None
     host.server.stop(0)
-    assert "has not returned in thread worker-1" in caplog.text
+    assert "has not returned in thread worker-" in caplog.text
     assert "did not run: the server has stopped before it" in caplog.text
     assert "raised" not in caplog.text
     assert ends == []
