@@ -17,6 +17,7 @@ import anyio
 
 from channelkit._lifecycle import logger
 from channelkit._threads.pool import Workers
+from channelkit.statistics import ServerStatistics, snapshot
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop
@@ -71,6 +72,10 @@ class Draining:
         """A handler has returned, however."""
         self.running -= 1
         self.changed()
+
+    def statistics(self) -> ServerStatistics:
+        """What has happened on this host, and what is open now.  May be called from any thread."""
+        return snapshot(self)
 
     def changed(self) -> None:
         """Drain looks again whether all is over."""

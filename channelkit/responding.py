@@ -168,6 +168,7 @@ def answer_error(exchange: HttpExchange, error: Exception) -> None:
     is 503, and the connection lives on.
     """
     if not isinstance(error, BadRequest | WorkersBusy):
+        exchange.loop.meters.handler_errors += 1
         logger.error("the handler of a request raised", exc_info=error)
     channel = exchange.channel
     if channel is not None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from channelkit.session.frames import ClientHello, Frame
     from channelkit.session.query import Query
     from channelkit.session.refusals import Refusal
+    from channelkit.statistics import ServerStatistics
 
 SPI_VERSION = 1
 
@@ -120,6 +121,10 @@ class Host(Protocol):
 
     def leave(self, guest: Guest) -> None:
         """`guest` is over."""
+
+    def statistics(self) -> ServerStatistics:
+        """What has happened in it, and what is open now."""
+        ...
 
 
 class Outbox(Protocol):

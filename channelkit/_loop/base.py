@@ -19,6 +19,7 @@ from anyio.abc import TaskGroup
 from channelkit._loop.detached import detach
 from channelkit._loop.parking import Parking
 from channelkit._loop.timer import Timer
+from channelkit._meters import Meters
 from channelkit._tally import Tally
 
 logger = logging.getLogger("channelkit")
@@ -61,6 +62,8 @@ class Loop(ABC):
         self._idle: Parking | None = None
         #: What the limits and timeouts of this loop's host have done.
         self.tally = Tally(self.time)
+        #: What has happened on it.
+        self.meters = Meters()
 
     def prepare_context(self) -> None:  # noqa: B027  (nothing is a good answer)
         """Put into the current context what our callbacks will need there; for a host whose tasks are not ours."""

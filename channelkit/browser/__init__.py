@@ -34,7 +34,7 @@ def _etag() -> str:
 
 
 def file(request: Request) -> Response:
-    """The answer to a GET or HEAD of a module: the one named by the last part of the path, 304 if the browser has it."""
+    """The answer to a GET or HEAD of a module, named by the last part of the path; 304 if the browser has it."""
     if request.method not in ("GET", "HEAD"):
         return Response(405, {"Allow": "GET, HEAD", "Content-Type": "text/plain"}, "only GET\n")
     body = files().get(request.path.rpartition("/")[2])

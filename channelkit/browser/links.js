@@ -74,6 +74,7 @@ export class Links {
   #fetch(rest, options = {}) {
     const { sid, secret } = this.host.machine;
     const { base, headers, credentials } = this.network;
+    /** @type {Record<string, string>} */
     const authority = secret === null ? {} : { Authorization: `Bearer ${secret}` };
     const { fetch } = this.network;
     return fetch(`${base}/${sid}${rest}`, {

@@ -84,6 +84,10 @@ export class ClientMachine {
   #heard = 0;
   #wrote = 0;
   #wait = 0;
+  /** @type {number[]} */
+  #older = []; // connections that the newest attach replaces, kept until it is answered
+  #met = false; // since the newest attach was sent, anything of the server's came
+  #firstSince = true; // the newest attach is the first since the last contact
   #contacted = 0;
   #alone = 0;
   #closeAt = NEVER;
@@ -173,7 +177,8 @@ export class ClientMachine {
    * `byPost`. @param {Kind} kind @param {number} now @param {boolean} byPost */
   start(kind, now, byPost = false) {
     this.wanted = this.kind = kind;
-    this.#contacted = this.#alone = now;
+    this.#alone = now;
+    this.#contact(now);
     if (this.closing) this.#closeAt = now + this.terms.grace;
     this.#connect(now, byPost);
     return this.#taken();
@@ -212,7 +217,7 @@ export class ClientMachine {
   created(hello, now) {
     if (this.#creating && this.ending === null) {
       this.#creating = false;
-      this.#contacted = now;
+      this.#contact(now);
       this.#named(hello);
       this.#firstHello(hello);
       this.#connect(now);
@@ -240,12 +245,16 @@ export class ClientMachine {
 
   /** @param {number} attachment @param {number} now */
   #sendAttach(attachment, now) {
-    if (this.link !== "none") this.#unlink(now, true); // from here on nothing is taken from older attachments (F8)
+    if (this.link !== "none") {
+      this.#leave(now); // from here on nothing is taken from older attachments (F8)
+      this.#older.push(this.attachment);
+    }
     this.attachment = attachment;
     this.kind = this.wanted;
     this.link = "sent";
     this.presented = this.receiver.recv;
     this.#progress = false;
+    [this.#firstSince, this.#met] = [this.#met, false];
     this.#since = this.#heard = this.#wrote = now;
     this.#wait = this.kind === "poll" && this.hadHello ? this.config.wait : 0;
     this.#do({ do: "attach", attachment, kind: this.kind, a: this.a, ack: this.presented, wait: this.#wait });
@@ -257,7 +266,7 @@ export class ClientMachine {
    * @param {number} attachment @param {Frame} frame @param {number} now */
   received(attachment, frame, now) {
     if (attachment !== this.attachment || this.link === "none") return this.#taken();
-    this.#heard = this.#contacted = now;
+    this.heard(attachment, now);
     if (this.ending !== null) return this.#taken();
     if (frame.kind === "h") this.#hello(frame.hello, now);
     else if (this.link !== "up") this.#lostLink(now, true); // a frame before hello: not our protocol
@@ -272,7 +281,15 @@ export class ClientMachine {
 
   /** Bytes came, such as a comment: the connection lives. @param {number} attachment @param {number} now */
   heard(attachment, now) {
-    if (attachment === this.attachment && this.link !== "none") this.#heard = this.#contacted = now;
+    if (attachment !== this.attachment || this.link === "none") return;
+    this.#heard = now;
+    this.#contact(now);
+  }
+
+  /** The server has answered something. @param {number} now */
+  #contact(now) {
+    this.#contacted = now;
+    this.#met = true;
   }
 
   /** @param {Hello} hello @param {number} now */
@@ -280,6 +297,7 @@ export class ClientMachine {
     if (this.link === "up") return;
     this.#named(hello);
     this.link = "up";
+    this.#release();
     this.told = Math.max(this.told, this.presented);
     if (!this.#isOurs(hello)) {
       this.#over("lost", "network", 1006, "", now);
@@ -372,12 +390,13 @@ export class ClientMachine {
    * @param {number} now @param {number} retryAfter */
   refused(attachment, status, code, ack, now, retryAfter = 0) {
     if (attachment !== this.attachment || this.link === "none" || this.ending !== null) return this.#taken();
-    this.#contacted = now;
+    this.#contact(now);
     if (this.link === "up") {
       this.#lostLink(now, false); // behind a hello any close is a detach
       return this.#taken();
     }
     this.link = "none";
+    this.#release();
     if (!this.#judge(status, code, ack, now)) this.#fail(now, retryAfter);
     return this.#taken();
   }
@@ -406,7 +425,7 @@ export class ClientMachine {
     } else {
       this.#fail(now, 0);
     }
-    this.#contacted = now;
+    this.#contact(now);
   }
 
   /** @param {number} now */
@@ -428,13 +447,28 @@ export class ClientMachine {
   /** @param {number} now @param {boolean} drop */
   #unlink(now, drop) {
     if (drop) this.#do({ do: "drop", attachment: this.attachment });
+    this.#leave(now);
+    this.link = "none";
+    this.#release();
+  }
+
+  /** Drop the older connections.  They are kept until the newest attach is answered, though nothing is taken from them:
+   * the server ends them when it has the newer one, and never is without an attachment in between. */
+  #release() {
+    for (const attachment of this.#older) this.#do({ do: "drop", attachment });
+    this.#older = [];
+  }
+
+  /** @param {number} now */
+  #leave(now) {
     if (this.link === "up") {
       this.#alone = now;
       this.#do({ do: "detached" });
-    } else if (this.kind === "poll") {
-      this.#alone = Math.max(this.#alone, Math.min(now, this.#since + this.#wait)); // it may have been held in good faith
+    } else if (this.kind === "poll" && this.#firstSince) {
+      // It may have been held in good faith; but not one more of those that follow it unanswered, or a poller would
+      // never believe that its server is gone.
+      this.#alone = Math.max(this.#alone, Math.min(now, this.#since + this.#wait));
     }
-    this.link = "none";
   }
 
   /** @param {number} now @param {number} retryAfter */
@@ -445,8 +479,13 @@ export class ClientMachine {
 
   /** Attach again if it is time and nothing is in the way. @param {number} now */
   #attachAgain(now) {
-    if (now < this.retryAt || this.link !== "none" || this.#candidate > 0 || this.#creating) return;
-    if (this.ending === null && !this.#onlyPosts && !this.#holdsPoll) this.#connect(now);
+    if (now >= this.#againAt) this.#connect(now);
+  }
+
+  /** When to attach again, if nothing is in the way: a poll may have asked for it beside a WebSocket candidate. */
+  get #againAt() {
+    const busy = this.link !== "none" || this.#candidate > 0 || this.#creating;
+    return busy || this.#onlyPosts || this.#holdsPoll ? NEVER : this.retryAt;
   }
 
   /** A poller whose messages wait would get them again; it keeps contact by empty batches (F9). */
@@ -512,8 +551,8 @@ export class ClientMachine {
   posted(number, status, code, ack, now, retryAfter = 0) {
     if (this.uplink.inFlight?.number !== number) return this.#taken();
     const post = this.uplink.landed();
-    this.#contacted = now;
-    if (this.#farewell) this.#drain();
+    this.#contact(now);
+    if (this.#farewell) this.#saidFarewell(post, now);
     if (this.ending !== null) return this.#taken();
     if (status === 200 && ack !== null && ack <= this.sender.sent) {
       this.told = Math.max(this.told, post.ack);
@@ -663,6 +702,13 @@ export class ClientMachine {
     }
   }
 
+  /** Any answer to the acknowledgement will do (F19), but not one to a batch of before it.
+   * @param {import("./halves.js").Post} post @param {number} now */
+  #saidFarewell(post, now) {
+    if (post.ack >= this.receiver.recv) this.#drain();
+    else this.#post(now);
+  }
+
   /** @param {number} now @param {boolean} clean */
   #farewellCut(now, clean) {
     this.link = "none";
@@ -713,13 +759,14 @@ export class ClientMachine {
     return this.tick(now);
   }
 
-  /** The connection is in doubt: let it show a sign of life within `pingTimeout`. @param {number} now */
+  /** The connection is in doubt: a WebSocket is asked for a sign of life within `pingTimeout`. @param {number} now */
   probe(now) {
-    if (this.link === "up" && this.ending === null) {
+    if (this.link === "up" && this.kind === "websocket" && this.ending === null) {
       this.#heard = Math.min(this.#heard, now - this.terms.ping);
-      this.#wrote = Math.min(this.#wrote, now - this.terms.ping);
+      this.#wrote = now;
+      this.#do({ do: "write", attachment: this.attachment, frames: [{ kind: "p" }] });
     }
-    return this.tick(now);
+    return this.#taken();
   }
 
   /** The page is put away and may come back: no connection until `hurry`. @param {number} now */
@@ -742,10 +789,8 @@ export class ClientMachine {
       first = Math.min(first, Math.max(this.uplink.notBefore, this.#postAt));
     }
     if (this.ending !== null) return first;
-    first = Math.min(first, this.#linkAt, this.#candidateAt);
-    if (this.kind === "websocket") first = Math.min(first, this.#ackAt);
-    if (!this.#holdsPoll && !this.#onlyPosts) first = Math.min(first, this.retryAt);
-    return first;
+    first = Math.min(first, this.#linkAt, this.#candidateAt, this.#againAt);
+    return this.kind === "websocket" ? Math.min(first, this.#ackAt) : first;
   }
 
   /** When a batch is due, back-off aside: now if there are messages. */
@@ -761,7 +806,7 @@ export class ClientMachine {
 
   get #graceAt() {
     if (this.ending === null && this.link === "up") return NEVER;
-    const waiting = this.link === "sent" ? this.#since + this.#wait : 0;
+    const waiting = this.link === "sent" && this.#firstSince ? this.#since + this.#wait : 0;
     return Math.max(this.#contacted, this.#alone, waiting) + this.terms.grace;
   }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import logging
 import re
 import sys
 import traceback
@@ -16,8 +15,10 @@ import anyio
 
 from channelkit import ConfigError, LifespanFailed
 from channelkit import serve as serve_here
+from channelkit.cli import places
 from channelkit.cli.arguments import add_backend
 from channelkit.config import Config, ServerOptions
+from channelkit.observing.log_setup import LogSetup
 from channelkit.workers import load, run_workers
 
 EPILOG = """\
@@ -40,8 +41,19 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser.add_argument("--workers", type=_count, default=1, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument("--reload", action="store_true", help="replace the workers when a Python file changes")
     parser.add_argument("--reload-dir", action="append", metavar="DIR", help="watched for changes (default: --app-dir)")
-    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    logs = parser.add_argument_group("log lines, on stderr")
+    logs.add_argument(
+        "--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(default: info)"
+    )
+    logs.add_argument("--log-style", default="text", choices=("text", "json"), help="(default: text)")
+    logs.add_argument(
+        "--access-log",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="a line for each request and each channel that is over",
+    )
     add_backend(parser)
+    places.add_to(parser)
     limits = parser.add_argument_group("options of the server")
     for name, keywords in _server_arguments():
         limits.add_argument(f"--{name.replace('_', '-')}", dest=f"server_{name}", default=argparse.SUPPRESS, **keywords)
@@ -50,12 +62,13 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 def run(options: argparse.Namespace) -> int:
     """Serve until a signal; 1 if the handler cannot be found or served, or the server cannot listen."""
-    logs = {"level": options.log_level.upper(), "format": "%(asctime)s %(levelname)s %(message)s", "stream": sys.stderr}
+    logs = LogSetup(level=options.log_level, style=options.log_style, access=options.access_log)
     server_options = {name[7:]: value for name, value in vars(options).items() if name.startswith("server_")}
     try:
+        server_options |= places.options_of(options)
         if options.workers > 1 or options.reload:
-            return _in_workers(options, server_options)
-        logging.basicConfig(**logs)
+            return _in_workers(options, logs, server_options)
+        logs.apply()
         handler = load(options.target, options.app_dir, asgi=options.asgi)
         anyio.run(functools.partial(serve_here, handler, **server_options), backend=options.backend)
     except (ConfigError, LifespanFailed, OSError) as error:
@@ -65,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _in_workers(options: argparse.Namespace, server_options: dict[str, Any]) -> int:
+def _in_workers(options: argparse.Namespace, logs: LogSetup, server_options: dict[str, Any]) -> int:
     folders = [Path(each) for each in options.reload_dir or [options.app_dir]]
     return run_workers(
         options.target,
@@ -74,7 +87,7 @@ def _in_workers(options: argparse.Namespace, server_options: dict[str, Any]) -> 
         asgi=options.asgi,
         backend=options.backend,
         reload=folders if options.reload else (),
-        log_level=options.log_level,
+        logs=logs,
         **server_options,
     )
 

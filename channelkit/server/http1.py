@@ -35,7 +35,7 @@ EVENTS_PER_TURN = 64
 #: What a refusal answers to, when there was no request that could be read.
 _UNREADABLE = RequestHead(
     method="GET",
-    target="/",
+    target="-",
     http_version="1.1",
     headers=(),
     keep_alive=False,
@@ -191,6 +191,7 @@ class HttpConnection:
         )
         if self._fronted:
             self._introduce(request)
+        exchange.client = request.client
         if request.is_websocket:
             exchange.keep_alive = False  # if it is refused: what follows may be frames, and is run as no request
         self._core.handle(request, exchange)
@@ -314,6 +315,7 @@ class HttpConnection:
                 self._end()
             return
         self._exchange = exchange = Http1Exchange(self, _UNREADABLE)
+        exchange.client = self.link.peer
         refuse(exchange, error)
         self._ending = True
 

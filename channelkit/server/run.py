@@ -25,10 +25,12 @@ from channelkit.responding import Handler, PlainFunction, checked_handler
 from channelkit.server import systemd
 from channelkit.server.certificates import Certificates, reload_all
 from channelkit.server.core import ServerCore
+from channelkit.server.heartbeat import Heartbeat
 from channelkit.server.lifespan import Lifespan, lifespan_of, living
 from channelkit.server.listener import Opened, open_all
 from channelkit.server.pump.reactor import Reactor
 from channelkit.server.pump.tls_link import TlsAcceptor
+from channelkit.statistics import ServerStatistics
 from channelkit.wire.client_hello import INTERNAL_ERROR
 from channelkit.wire.http1_responses import BUSY
 
@@ -80,6 +82,15 @@ class Server:
     def connections(self) -> int:
         """How many connections are open now."""
         return len(self._core.connections) if self._core is not None else 0
+
+    def statistics(self) -> ServerStatistics:
+        """What it has done and what is open, now.  May be called from any thread, while it runs and afterwards.
+
+        Raises RuntimeError before it listens.
+        """
+        if self._core is None:
+            raise RuntimeError("the server does not listen yet, so there are no numbers")
+        return self._core.statistics()
 
     @property
     def limit_counts(self) -> dict[str, int]:
@@ -201,6 +212,7 @@ class Server:
             reactor.on_link_closed = core.changed
             for one in self._opened:
                 _serve_listener(one, reactor, core)
+            heartbeat = Heartbeat(loop, config.slow_callback)
             self._status = "running"
             try:
                 async with _process(self, handle_signals, config.drain_timeout):
@@ -212,6 +224,7 @@ class Server:
                         await core.drain(self._timeout, config.spread)
             finally:
                 self._stop_listening()
+                heartbeat.stop()
                 with anyio.CancelScope(shield=True):
                     await core.cut()
 
@@ -374,7 +387,9 @@ async def _watch_signals(server: Server, received: AsyncIterator[signal.Signals]
 
 async def _reload(server: Server) -> None:
     """Nobody is there to catch what is wrong: it is logged, and the old certificates stay."""
+    systemd.reloading()
     try:
         await anyio.to_thread.run_sync(server.reload_certificates)
     except ConfigError as error:
         logger.error("SIGHUP: the certificates stay as they were: %s", error)
+    systemd.notify(systemd.READY)

@@ -11,7 +11,7 @@ The specification is docs/protocol.md; P1 to P8 in comments are its sections, F1
     acks        when a side says what it has
     pacing      back-off, the rate rule, early rotation
     life, ending          open, closing, over; how a session ended
-    actions     what the machines tell their bindings
+    actions, doing        what the machines tell their bindings, and doing it in order
     server      ServerSession         client      ClientSession
 
 What a server's binding does (one session is driven from one task or thread; every call returns actions, which are

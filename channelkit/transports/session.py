@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextvars
 import math
-from collections import deque
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from channelkit._deadline import Deadline
 from channelkit._lifecycle import NEW
 from channelkit.session.actions import Ended, Finish, Kind, Room, ServerAction, Start, Write
+from channelkit.session.doing import Doing
 from channelkit.session.frames import Frame, Numbered
 from channelkit.session.refusals import Refusal
 from channelkit.session.server import Admitted, Refused, ServerSession
@@ -46,8 +46,7 @@ class LiveSession:
         self._start = start
         self._over = over
         self._carriers: dict[int, Carrier] = {}
-        self._todo: deque[ServerAction] = deque()
-        self._doing = False
+        self._doing = Doing(self._act)
         self._pulling = False  # until the handler has begun
         self._deadline = Deadline(self.loop, self._tick)
         self._armed = math.inf  # when it fires
@@ -67,19 +66,17 @@ class LiveSession:
 
     def attach(self, kind: Kind, a: int, ack: int, carrier: Carrier, wait: float = 0.0) -> int | Refusal:
         """Make `carrier` the attachment: its number, by which it is known from now on; or why not."""
-        unsent = self.machine.sender.bytes
         result = self.machine.attach(kind, a, ack, self.loop.time(), wait=wait, draining=self._host.stopping)
         if isinstance(result, Admitted):
             self._carriers[result.number] = carrier
-        self.do(result.actions, unsent)
+        self.do(result.actions)
         return result.number if isinstance(result, Admitted) else result.refusal
 
     def received(self, attachment: int, frame: Frame) -> None:
         """A frame came on a WebSocket."""
-        unsent = self.machine.sender.bytes
         actions = self.machine.received(attachment, frame, self.loop.time())
         if actions:
-            self.do(actions, unsent)
+            self.do(actions)
         self._pull()
 
     def broke(self, attachment: int, code: int, reason: str) -> None:
@@ -93,9 +90,8 @@ class LiveSession:
 
     def post(self, a: int, ack: int, frames: list[Numbered]) -> Refusal | int:
         """A batch came by POST: the ack to answer, or the refusal."""
-        unsent = self.machine.sender.bytes
         result = self.machine.post(a, ack, frames, self.loop.time())
-        self.do(result.actions, unsent)
+        self.do(result.actions)
         if isinstance(result, Refused):
             return result.refusal
         self._pull()  # what there is room for enters the inbox before the answer tells of it
@@ -103,30 +99,27 @@ class LiveSession:
 
     def delete(self, a: int) -> Refusal | None:
         """The client ends it, now; None if it may."""
-        unsent = self.machine.sender.bytes
         result = self.machine.delete(a, self.loop.time())
-        self.do(result.actions, unsent)
+        self.do(result.actions)
         return result.refusal if isinstance(result, Refused) else None
 
     # -- what the channel and its exchange ask
 
     def send(self, payload: str | bytes) -> None:
         actions = self.machine.send(payload, self.loop.time())
-        if len(actions) == 1 and not self._doing:  # one frame on an open carrier: no deadline comes nearer by it
-            self._act(actions[0], 0)
+        if len(actions) == 1 and not self._doing.busy:  # one frame on an open carrier: no deadline comes nearer by it
+            self._act(actions[0])
         else:
             self.do(actions)
 
     def processed(self) -> None:
         """The application is through with the oldest message it has (ack="processed")."""
         if not self.machine.over:
-            unsent = self.machine.sender.bytes
             self.machine.processed()
-            self.do(self.machine.settle(self.loop.time()), unsent)
+            self.do(self.machine.settle(self.loop.time()))
 
     def close(self, code: int, reason: str) -> None:
-        unsent = self.machine.sender.bytes
-        self.do(self.machine.close(code, reason, self.loop.time()), unsent)
+        self.do(self.machine.close(code, reason, self.loop.time()))
 
     def blocked(self) -> None:
         self.do(self.machine.blocked(self.loop.time()))
@@ -144,25 +137,16 @@ class LiveSession:
             self.abort()
 
     def abort(self) -> None:
-        unsent = self.machine.sender.bytes
-        self.do(self.machine.kill(1001, "", self.loop.time()), unsent)
+        self.do(self.machine.kill(1001, "", self.loop.time()))
 
     # -- the machine's actions
 
-    def do(self, actions: list[ServerAction], unsent: int = 0) -> None:
+    def do(self, actions: list[ServerAction]) -> None:
         """Do what the machine says, in order, before it is asked anything else."""
-        self._todo.extend(actions)
-        if self._doing:
-            return
-        self._doing = True
-        try:
-            while self._todo:
-                self._act(self._todo.popleft(), unsent)
-        finally:
-            self._doing = False
-        self._arm()
+        if self._doing(actions):
+            self._arm()
 
-    def _act(self, action: ServerAction, unsent: int) -> None:
+    def _act(self, action: ServerAction) -> None:
         if isinstance(action, Write):
             carrier = self._carriers.get(action.attachment)
             if carrier is not None:
@@ -176,7 +160,7 @@ class LiveSession:
         elif isinstance(action, Start):
             self._begin()
         elif isinstance(action, Ended):
-            self._end(action.ending, unsent)
+            self._end(action.ending)
         else:
             self.channel.moved(action)
 
@@ -187,9 +171,9 @@ class LiveSession:
             self._context.run(self._start, self.channel)
         self.loop.call_soon(self._pull)
 
-    def _end(self, ending: Ending, unsent: int) -> None:
+    def _end(self, ending: Ending) -> None:
         self._deadline.cancel()
-        self.channel.ended(ending, unsent if ending.unacknowledged else 0)
+        self.channel.ended(ending)
         self._host.leave(self)
         self._over(self)
 
@@ -198,13 +182,11 @@ class LiveSession:
             return
         while self._pulling and (message := self.machine.pull()) is not None:
             self.channel._received(message.payload)
-        unsent = self.machine.sender.bytes
-        self.do(self.machine.settle(self.loop.time()), unsent)
+        self.do(self.machine.settle(self.loop.time()))
 
     def _tick(self) -> None:
         self._armed = math.inf
-        unsent = self.machine.sender.bytes
-        self.do(self.machine.tick(self.loop.time()), unsent)
+        self.do(self.machine.tick(self.loop.time()))
 
     def _arm(self) -> None:
         """Deadlines mostly move away as a session lives; a timer that comes too early looks, and sleeps on."""

@@ -144,10 +144,10 @@ class SessionChannel(Channel):
     def _abort(self) -> None:
         self._session.abort()
 
-    def ended(self, ending: Ending, unsent: int) -> None:
+    def ended(self, ending: Ending) -> None:
         """The session is over: once, by the machine."""
         info = ending.close_info(server=True)
-        self._ended(info.status, info.code, info.reason, info.by, delivered=info.delivered, unsent=unsent)
+        self._ended(info.status, info.code, info.reason, info.by, delivered=info.delivered, unsent=info.unsent)
 
 
 class _Payload:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from channelkit.errors import ConfigError
+from channelkit.observing.log_setup import LogSetup
 
 START_FAILED = 3  # the exit code of a worker that could not begin: its handler, its options, its lifespan
 READY = b"+"  # what a worker writes once it listens
@@ -22,7 +23,7 @@ class Job:
     asgi: bool
     backend: Literal["asyncio", "trio"]
     options: Mapping[str, Any]  # of `serve`
-    logging: Mapping[str, Any]  # of the process's set-up of `logging`
+    logs: LogSetup
 
     def packed(self) -> bytes:
         """The job as bytes.  Raises ConfigError for an option that cannot be given to another process."""

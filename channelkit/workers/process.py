@@ -32,7 +32,7 @@ def main(job_pipe: int, ready_pipe: int, leash: int) -> int:
     with open(job_pipe, "rb") as pipe:
         job = unpacked(pipe.read())
     threading.Thread(target=_end_with_supervisor, args=(leash,), name="channelkit-leash", daemon=True).start()
-    logging.basicConfig(**job.logging)
+    job.logs.apply(several=True)
     try:
         handler = load(job.target, job.app_dir, asgi=job.asgi)
         run = functools.partial(serve, handler, task_status=_Ready(ready_pipe), **job.options)

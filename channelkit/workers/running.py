@@ -6,11 +6,12 @@ import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Literal, Unpack
 
 from channelkit.config import OF_LISTENERS, ServerOptions
 from channelkit.errors import ConfigError
 from channelkit.listen import Listen
+from channelkit.observing.log_setup import LogSetup
 from channelkit.server.listener import Opened, open_all
 from channelkit.server.run import checked_config
 from channelkit.workers.job import Job
@@ -30,7 +31,7 @@ def run_workers(
     asgi: bool = False,
     backend: Literal["asyncio", "trio"] = "asyncio",
     reload: Sequence[Path] = (),
-    log_level: str = "info",
+    logs: LogSetup | None = None,
     **options: Unpack[ServerOptions],
 ) -> int:
     """Serve the handler named `target` ("module:handler") from `workers` processes; returns when they have ended.
@@ -51,10 +52,9 @@ def run_workers(
     if backend not in ("asyncio", "trio"):
         raise ConfigError(f"backend must be 'asyncio' or 'trio', not {backend!r}")
     config = checked_config(options)
-    logs: dict[str, Any] = {"level": log_level.upper(), "format": "%(asctime)s [%(process)d] %(levelname)s %(message)s"}
     watch = watching(reload) if reload else None
-    logging.basicConfig(**logs)
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # we say ourselves what changed
+    logs = LogSetup() if logs is None else logs
+    logs.apply(several=True)
     opened = open_all(config)
     try:
         inherited = [_inherited(listen, one) for listen, one in zip(config.listeners, opened, strict=True)]
@@ -64,7 +64,7 @@ def run_workers(
             asgi=asgi,
             backend=backend,
             options={**{name: options[name] for name in options if name not in _PLACES}, "listen": inherited},  # type: ignore[literal-required]
-            logging=logs,
+            logs=logs,
         )
         within = config.drain_timeout + config.handler_cleanup_timeout + config.lifespan_timeout
         for one in opened:

@@ -154,13 +154,15 @@ hellos = st.fixed_dictionaries(
 ).map(lambda members: json.dumps(["h", members]))
 messages = st.one_of(
     st.text(st.sampled_from("mbeaph 0123é\ud800\n"), max_size=12).filter(lambda text: "\ud800" not in text),
-    st.sampled_from(("m 1 x", "m 01 x", "m 1", "m", "e 1 1000", "e 1 999 x", "e 1 1000 a b", "a -1", "a 9007199254740992")),
+    st.sampled_from(
+        ("m 1 x", "m 01 x", "m 1", "m", "e 1 1000", "e 1 999 x", "e 1 1000 a b", "a -1", "a 9007199254740992")
+    ),
     st.binary(max_size=8),
     st.sampled_from((b"m 1 x", b"m 1", b"m", b"m 0 x", b"x", b"m  x", b"m " + b"1" * 50 + b" x")),
 )
 
 
-@given(wire=st.lists(lines | hellos | st.text("[]\",m1 \u00a0", max_size=6), max_size=3), size=st.integers(1, 9))
+@given(wire=st.lists(lines | hellos | st.text('[]",m1 \u00a0', max_size=6), max_size=3), size=st.integers(1, 9))
 @settings(max_examples=150)
 def test_foreign_lines(twin: node.Program, wire: list[str], size: int) -> None:
     """What is no frame is refused by both, at the same place; what is unknown is skipped by both."""
@@ -176,14 +178,40 @@ def test_foreign_messages(twin: node.Program, message: str | bytes) -> None:
 
 
 fields = st.sampled_from(
-    ("data: x", "data:", "data", "data:  y", "id: 1", "id: 01", "id", "id: 1\0", "event: ck-b", "event: ck-j", "event: z", 'data: "a\\r"')
-    + ("data: AA==", "event: ck-end", 'data: [1000,"bye"]', "data: [1]", "retry: 5", ": c", "", "", "", "\ufeff", "é", "event: ck-hello")
-    + ('data: {"recv":1}',)
+    (
+        "data: x",
+        "data:",
+        "data",
+        "data:  y",
+        "id: 1",
+        "id: 01",
+        "id",
+        "id: 1\x00",
+        "event: ck-b",
+        "event: ck-j",
+        "event: z",
+        'data: "a\\r"',
+        "data: AA==",
+        "event: ck-end",
+        'data: [1000,"bye"]',
+        "data: [1]",
+        "retry: 5",
+        ": c",
+        "",
+        "",
+        "",
+        "\ufeff",
+        "é",
+        "event: ck-hello",
+        'data: {"recv":1}',
+    )
 )
 ends = st.sampled_from(("\n", "\n", "\r\n", "\r"))
 
 
-@given(wire=st.lists(st.tuples(fields, ends), max_size=14), size=st.integers(1, 9), bom=st.booleans(), bad=st.booleans())
+@given(
+    wire=st.lists(st.tuples(fields, ends), max_size=14), size=st.integers(1, 9), bom=st.booleans(), bad=st.booleans()
+)
 @settings(max_examples=150)
 def test_foreign_events(twin: node.Program, wire: list[tuple[str, str]], size: int, bom: bool, bad: bool) -> None:
     """The same for streams of events, whatever ends their lines."""
@@ -194,7 +222,14 @@ def test_foreign_events(twin: node.Program, wire: list[tuple[str, str]], size: i
 
 def test_limits(twin: node.Program) -> None:
     """A message of exactly the limit passes and one byte more is refused, on both sides."""
-    for frame in (Text(1, "x" * 90), Text(1, "é" * 45), Text(1, "x" * 91), Text(1, "é" * 46), Binary(1, bytes(90)), Binary(1, bytes(91))):
+    for frame in (
+        Text(1, "x" * 90),
+        Text(1, "é" * 45),
+        Text(1, "x" * 91),
+        Text(1, "é" * 46),
+        Binary(1, bytes(90)),
+        Binary(1, bytes(91)),
+    ):
         message = codec.encode_websocket(frame)
         assert theirs(twin, "websocket", message, most=90) == ours("websocket", message, most=90)
         for form, encode in (("lines", codec.encode_line), ("events", codec.encode_event)):
@@ -207,7 +242,15 @@ def test_limits(twin: node.Program) -> None:
 
 def test_answers(twin: node.Program) -> None:
     """A body that is none of ours says nothing; a close reason is a code and perhaps a number."""
-    for body in (b'{"ack":4}', codec.encode_answer(4, "gap", "why"), b"<html>", b"[]", b'{"ack":-1,"code":3}', b'{"ack":true}', b"null"):
+    for body in (
+        b'{"ack":4}',
+        codec.encode_answer(4, "gap", "why"),
+        b"<html>",
+        b"[]",
+        b'{"ack":-1,"code":3}',
+        b'{"ack":true}',
+        b"null",
+    ):
         code, ack = codec.decode_answer(body)
         assert twin.ask({"answer": body.decode()}) == {"code": code, "ack": ack}
     for reason in ("gap", "gap 4", "gap x", "gap 4 5", "", "lost " + "9" * 17):

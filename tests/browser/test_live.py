@@ -1,4 +1,4 @@
-"""The browser's module in node against a real server: every transport, cut connections, moves, reloads; the lists are exact."""
+"""The browser's module in node against a real server: cut connections, moves, reloads; the lists are exact."""
 
 from __future__ import annotations
 
@@ -94,7 +94,12 @@ def test_every_transport(live: node.Program, server: Server, rooms: Rooms) -> No
     luck = random.Random(1)
     talks = [conversation(luck, 60) for _ in TRANSPORTS]
     sessions = [
-        {"url": f"http://127.0.0.1:{server.port}/", "options": {"transport": name}, "messages": list(map(plain, talk)), "moves": []}
+        {
+            "url": f"http://127.0.0.1:{server.port}/",
+            "options": {"transport": name},
+            "messages": list(map(plain, talk)),
+            "moves": [],
+        }
         for name, talk in zip(TRANSPORTS, talks, strict=True)
     ]
     answers = live.ask({"sessions": sessions})

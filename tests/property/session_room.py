@@ -13,7 +13,7 @@ import anyio
 from channelkit import Channel, Endpoint, SessionConfig
 from channelkit.config import Config
 from channelkit.testing.middlebox import Middlebox, open_middlebox
-from channelkit.testing.plans import Network, Pump, Server, serving
+from channelkit.testing.plans import Network, Pump, serving
 
 Payload = str | bytes
 
@@ -95,7 +95,6 @@ class Room:
             ):
                 yield box
         assert self.broken_rules == []
-
 
 
 @contextmanager

@@ -155,7 +155,9 @@ def _without_unread(info: CloseInfo | None) -> CloseInfo | None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(steps=conversations(), data=st.data(), randomness=st.random_module())
-def test_the_same_projection(backend: Backend, pump: Pump, steps: list[Step], data: st.DataObject, randomness: Any) -> None:
+def test_the_same_projection(
+    backend: Backend, pump: Pump, steps: list[Step], data: st.DataObject, randomness: Any
+) -> None:
     """S9: handler and client see the same, in the same order, whatever carries the session."""
     walk = data.draw(st.lists(st.sampled_from(TRANSPORTS), min_size=len(steps), max_size=len(steps)), label="walk")
     routes = {name: [name] * len(steps) for name in TRANSPORTS} | {"walk": walk}

@@ -83,12 +83,17 @@ def test_what_cannot_be_read_is_ignored(host: Host, caplog: pytest.LogCaptureFix
 
 
 def test_a_proxy_may_have_as_many_connections_as_it_likes(host: Host) -> None:
-    """They are those of its clients; others are held to `max_connections_per_address`."""
-    host.serve(who, forwarded="x-forwarded", trusted_proxies=["127.0.0.2"], max_connections_per_address=1)
+    """They are those of its clients, and not counted; others are held to `max_connections_per_address`."""
+    listen = [Listen(port=0), Listen(port=0, forwarded="ignore")]
+    host.serve(
+        who, listen=listen, forwarded="x-forwarded", trusted_proxies=["127.0.0.2"], max_connections_per_address=1
+    )
     proxies = [host.connect(source="127.0.0.2") for _ in range(3)]
     assert all(peer.ask().status == 200 for peer in proxies)
     assert host.connect().ask().status == 200
     assert host.connect().reply().status == 503
+    assert host.connect(source="127.0.0.2", listener=1).ask().status == 200
+    assert host.connect(source="127.0.0.2", listener=1).reply().status == 503
 
 
 def test_both_protocols_together(host: Host) -> None:

@@ -8,13 +8,15 @@ import socket
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from channelkit import Config, ConfigError, Listen, Request
-from channelkit.server.listener import open_all, open_one
+from channelkit.server.listener import Opened, open_all, open_one
 
 if TYPE_CHECKING:
     from tests.server.conftest import Host
@@ -306,3 +308,26 @@ def test_descriptors_that_cannot_work() -> None:
         refused("is a AF_INET SOCK_DGRAM, no stream", Listen(fd=sock.fileno()))
     with socket.socket() as sock:
         refused("is not listening: call listen", Listen(fd=sock.fileno()))
+
+
+def test_of_many_that_start_at_once_one_wins(tmp_path: Path) -> None:
+    """Over a dead server's file: the others find the winner, however young it is."""
+    path = tmp_path / "s"
+    starting = Barrier(8)
+
+    def start(_: int) -> Opened | str:
+        starting.wait(10)
+        try:
+            return open_one(Listen(unix=path), Config())
+        except OSError as error:
+            return str(error)
+
+    for _ in range(20):
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(path))
+        with ThreadPoolExecutor(8) as threads:
+            results = list(threads.map(start, range(8)))
+        (winner,) = (one for one in results if isinstance(one, Opened))
+        assert all("another server listens there" in one for one in results if isinstance(one, str))
+        with unix(str(path)):
+            winner.close()

@@ -67,7 +67,8 @@ def gate() -> Iterator[Gate]:
 
 
 def numbers(host: Host) -> WorkerStatistics:
-    return host.core.workers.statistics()
+    assert host.server is not None
+    return host.server.statistics().workers
 
 
 def blocking(host: Host, count: int, gate: Gate, path: str = "/block") -> list[Peer]:
@@ -598,7 +599,7 @@ def test_stop_wakes_whoever_waits(host: Host) -> None:
     assert host.server is not None
     host.server.stop(0)
     assert outcomes == {"/receive": 1001, "/send": False}
-    assert host.core.workers.statistics().threads == 0
+    assert numbers(host).threads == 0
 
 
 def test_a_worker_that_never_returns(host: Host, gate: Gate, caplog: pytest.LogCaptureFixture) -> None:

@@ -136,6 +136,20 @@ def test_the_server_stops_though_proxies_are_silent(host: Host) -> None:
         assert peer.rest() == b""
 
 
+def test_a_proxy_that_speaks_for_itself_is_not_counted(host: Host) -> None:
+    """A client at the proxy's own address is, like all others."""
+    proxied(host, max_connections_per_address=1)
+    checks = [host.connect() for _ in range(3)]
+    for peer in checks:
+        peer.send(LOCAL)
+        assert peer.ask().status == 200
+    for status in (200, 503):
+        peer = host.connect()
+        peer.send(V1.replace(b"192.0.2.1", b"127.0.0.1"))
+        peer.request()
+        assert peer.reply().status == status
+
+
 def secure(host: Host) -> ssl.SSLSocket:
     """A connection that a proxy has introduced, and then TLS between client and server."""
     sock = socket.create_connection(("127.0.0.1", host.port), timeout=10)

@@ -15,13 +15,15 @@ from pathlib import Path
 import pytest
 
 from channelkit.server import systemd
+from channelkit.testing import tls
 
 PROGRAM = """
 import sys, anyio, channelkit
 async def hello(request):
     return "hello"
 async def main():
-    await channelkit.serve(hello, port=0)
+    ssl = channelkit.TLS(certificate=sys.argv[2]) if sys.argv[2:] else None
+    await channelkit.serve(hello, port=0, ssl=ssl)
 anyio.run(main, backend=sys.argv[1])
 """
 
@@ -67,6 +69,23 @@ def test_a_service_tells_when_it_is_ready_and_when_it_stops(manager: socket.sock
         service.send_signal(signal.SIGTERM)
         assert manager.recv(4096) == b"STOPPING=1"
         assert service.wait(20) == 0
+    finally:
+        service.kill()
+        service.wait()
+
+
+def test_a_service_tells_of_a_reload(manager: socket.socket, tmp_path: Path) -> None:
+    """SIGHUP: that it has begun, and that it is over, also when it has changed nothing (`Type=notify-reload`)."""
+    pem = tmp_path / "all.pem"
+    pem.write_text(tls.PEM)
+    service = subprocess.Popen([sys.executable, "-P", "-c", PROGRAM, "asyncio", str(pem)])
+    try:
+        assert manager.recv(4096).startswith(b"READY=1\nSTATUS=listening on https://127.0.0.1:")
+        for text in (tls.PEM, "nothing"):
+            pem.write_text(text)
+            service.send_signal(signal.SIGHUP)
+            assert manager.recv(4096).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+            assert manager.recv(4096) == b"READY=1"
     finally:
         service.kill()
         service.wait()

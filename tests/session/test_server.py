@@ -308,6 +308,7 @@ def test_a_timeout_ends_a_close() -> None:
     assert isinstance(ended, act.Ended)
     assert ended.ending.unacknowledged == 1
     info = ended.ending.close_info(server=True)
+    assert info.unsent == 1
     assert (info.status, info.code, info.by, info.delivered) == (CloseStatus.SERVER_CLOSE, 1001, "local", False)
     assert machine.tick(99.0) == []
 

@@ -104,6 +104,7 @@ class TlsLink(SocketLink):
             self._lose(error)
             return
         self.alive = True
+        self._reactor.meters.bytes_received += size
         self._silent = False
         if size == 0:
             self._fin = True
@@ -256,6 +257,7 @@ class TlsLink(SocketLink):
                 self._lose(error)
                 return
             moved += sent
+            self._reactor.meters.bytes_sent += sent
             if sent < len(self._sealed):
                 self._sealed = memoryview(self._sealed)[sent:]
                 break
@@ -305,5 +307,6 @@ class TlsLink(SocketLink):
         super()._close(hard)
 
     def hang_up(self) -> None:
-        """The listener is closing, and nothing has been asked here yet."""
-        self._lose(ConnectionAbortedError("the server is ending"))
+        """The listener is closing, and nothing has been asked here yet: there is no engine to tell."""
+        self._give_up()
+        self._close(hard=False)

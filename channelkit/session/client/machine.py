@@ -262,6 +262,7 @@ class ClientSession(ClientState):
                 actions.append(Delete(self.a))
             self._over(KILLED, "local", code, reason, now, actions)
             return actions
+        self.saying.last_ack(now, actions)
         end = self.life.closing = self.sender.end(code, reason)
         self.life.close_at = now + (self.terms.grace if timeout is None else timeout)
         if self.receiver.stop() is not None:  # the peer's end was here already: both are closed

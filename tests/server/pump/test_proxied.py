@@ -13,7 +13,7 @@ import pytest
 from channelkit._loop import Loop, open_loop
 from channelkit.config import Config
 from channelkit.server.pump.link import Link
-from channelkit.server.pump.reactor import Reactor
+from channelkit.server.pump.reactor import LAST_HANDSHAKE, Reactor
 from channelkit.testing import clock
 
 V1 = b"PROXY TCP4 192.0.2.1 192.0.2.2 1001 443\r\n"
@@ -338,15 +338,21 @@ def test_connections_without_a_header_yet_count_among_all(backend: str) -> None:
 
 
 def test_a_listener_that_closes_takes_them_along(backend: str) -> None:
-    """Nobody has asked for anything there, and nobody would answer."""
+    """After a moment, in which a header that was on its way is still read."""
 
     async def body(place: Place) -> None:
-        pending, served = place.client(V1[:9]), place.client(V1)
+        pending, late, served = place.client(V1[:9]), place.client(V1[:9]), place.client(V1)
         await turn()
         place.listener.close()
+        late.send(V1[9:])
+        await turn()
+        assert place.reactor.links == 3
+        await anyio.sleep(LAST_HANDSHAKE + 0.1)
         assert closed(pending)
-        assert place.reactor.links == 1
+        assert place.reactor.links == 2
         assert not closed(served)
+        assert not closed(late)
+        late.close()
 
     run(body, backend)
 

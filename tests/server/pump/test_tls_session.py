@@ -166,6 +166,18 @@ def test_a_turn_is_bounded_and_nothing_is_forgotten() -> None:
     assert counts == [RECORDS_PER_TURN, RECORDS_PER_TURN, 1]
 
 
+def test_a_read_ends_anywhere_in_a_record() -> None:
+    """A record and a half, then the rest: each byte is taken once."""
+    client = Client()
+    session = established(client, [1000])
+    data = client.seal(b"one") + client.seal(b"two") + client.seal(b"three")
+    received = b""
+    for piece in (data[:40], data[40:41], data[41:]):
+        session.feed(memoryview(piece))
+        received += open_all(session)
+    assert received == b"onetwothree"
+
+
 def test_a_buffer_is_never_too_small() -> None:
     """What has no room waits: four full records fit into 64 KiB, the fifth comes in the next turn."""
     client = Client()
