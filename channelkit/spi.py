@@ -36,6 +36,7 @@ from channelkit.session.refusals import Refusal as Refusal
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop
+    from channelkit._threads.pool import Workers
     from channelkit.channel import Channel
     from channelkit.config import Config, SessionConfig
     from channelkit.http import Request, Response
@@ -120,6 +121,9 @@ class Guest(Protocol):
 
 class Host(Protocol):
     """What an exchange's host offers to those that outlive it."""
+
+    #: Where plain `def` code runs.
+    workers: Workers
 
     @property
     def stopping(self) -> bool: ...

@@ -199,6 +199,17 @@ class ProcessedChannel(SessionChannel):
         self._given = True
         return message
 
+    def _receive_now(self) -> Any:
+        if self._receiver is None and self._on_receive is None:
+            self.handled()
+        message = super()._receive_now()
+        self._given = message is not None
+        return message
+
+    def _put_back(self, message: Any) -> None:
+        self._given = False
+        super()._put_back(message)
+
     def on_receive(self, callback: Callable[[Any], Any]) -> Callable[[Any], Any]:
         super().on_receive(self._through(callback))
         return callback
