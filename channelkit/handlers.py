@@ -73,8 +73,8 @@ def as_channel(
 
     On a plain request the first `send` is the answer and closes, unless `streaming` is set or a `framing` ("sse" or
     "ndjson") is named; `status` and `headers` are what a stream begins with.  `on_receive` is ignored there, since
-    nothing can arrive.  `origins` admits pages of other origins ("*" for all); by default only those of the
-    request's own host may open a WebSocket.
+    nothing can arrive.  `origins` admits pages of other origins ("*" for all) besides those of the request's own
+    host, which alone may open a WebSocket by default.
 
     In a plain `def` handler it gives the blocking `SyncChannel`, and so do the callbacks, which then run on the worker
     pool and may block.
