@@ -382,7 +382,7 @@ class Twins:
         """Why it may not go on, superseded, or lost since the other one's numbers were taken; nothing if it may."""
         if tab.failed is not None:
             return str(tab.failed)
-        ending = tab.channel and tab.channel.machine.ending
+        ending = None if tab.channel is None else tab.channel.machine.ending
         assert ending is None or ending.outcome in ("lost", "superseded"), ending
         return "" if ending is None else str(ending.outcome)
 

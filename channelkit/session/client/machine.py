@@ -171,9 +171,12 @@ class ClientSession(ClientState):
         if not attaching.counts(attachment) or self.ending is not None:
             return actions
         attaching.contact(now)
-        if attaching.link is Link.UP:  # behind a hello any close is a detach
+        superseded = status == 409 and code == "superseded"  # said once, true for ever
+        if attaching.link is Link.UP and not superseded:  # behind a hello any other close is a detach
             attaching.lost(now, actions, drop=False)
             return actions
+        if attaching.link is Link.UP:
+            attaching.unlink(now, actions, drop=False)
         attaching.link = Link.NONE
         attaching.release(actions)
         if not self._judge(status, code, ack, now, actions):
