@@ -23,7 +23,7 @@ from channelkit.endpoint.endpoint import TRANSPORTS
 from channelkit.testing import clock
 from channelkit.testing.clock import BACKENDS, Backend
 from channelkit.testing.middlebox import Fate
-from channelkit.testing.plans import PUMPS, Network, Pump
+from channelkit.testing.plans import Network, Pump
 from channelkit.testing.strategies import payloads
 
 sys.path.insert(0, str(Path(__file__).parent))
