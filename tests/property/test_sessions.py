@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "plugins"))
 
 from channelkit_records import Records, RecordSessions
 from session_plain_client import Asked, PlainClient
-from session_room import Payload, Room
+from session_room import CARRIED, Payload, Room
 
 CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large]
 HEALING = 12  # attachments in which everything must have arrived
