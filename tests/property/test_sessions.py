@@ -153,7 +153,7 @@ def check(backend: Backend, pump: Pump, plan: Plan) -> None:
     assert room.begun <= 1
 
 
-@pytest.mark.parametrize("pump", [pump for pump in PUMPS if pump != "tls"])
+@pytest.mark.parametrize("pump", CARRIED)
 @pytest.mark.parametrize("backend", BACKENDS)
 @settings(suppress_health_check=CHECKS)
 @given(plan=plans(BUILT_IN), randomness=st.random_module())
