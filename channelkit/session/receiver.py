@@ -49,17 +49,15 @@ class Receiver:
 
     def take(self, frame: Numbered) -> Take:
         """The take rule: n <= have is a duplicate, have + 1 is taken if the window holds it, more is a gap."""
-        if frame.n <= self.have:
-            return Take.DUPLICATE
-        if frame.n != self.have + 1:
-            return Take.GAP
-        if not isinstance(frame, End) and (
-            frame.n - self.recv > self.window or self.taken_bytes + frame.size > self.window_bytes
-        ):
+        n = frame.n
+        if n != self.have + 1:
+            return Take.DUPLICATE if n <= self.have else Take.GAP
+        taken_bytes = self.taken_bytes + frame.size
+        if (n - self.recv > self.window or taken_bytes > self.window_bytes) and not isinstance(frame, End):
             return Take.NO_ROOM
-        self.have = frame.n
+        self.have = n
         self.hold.append(frame)
-        self.taken_bytes += frame.size
+        self.taken_bytes = taken_bytes
         return Take.TAKEN
 
     def pull(self) -> Message | None:

@@ -16,7 +16,7 @@ from channelkit.transports.session_http import NDJSON, NO_STORE, refusal_respons
 
 if TYPE_CHECKING:
     from channelkit.session.frames import Frame
-    from channelkit.transports.session import LiveSession
+    from channelkit.transports.session import LiveSession, Parcel
 
 
 class PollCarrier:
@@ -54,6 +54,9 @@ class PollCarrier:
 
     def write(self, frames: tuple[Frame, ...]) -> None:
         self._body = b"".join(map(encode_line, frames))
+
+    def message(self, n: int, parcel: Parcel) -> None:
+        raise AssertionError("a poll is answered whole, by `write`")
 
     def finish(self, action: Finish) -> None:
         if self._body is not None:

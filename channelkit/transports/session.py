@@ -19,6 +19,7 @@ from channelkit._lifecycle import NEW
 from channelkit.channel import Channel
 from channelkit.http import Response
 from channelkit.session.actions import Attached, Detached, Ended, Finish, Kind, Room, ServerAction, Start, Write
+from channelkit.session.codec import Halves, around, event_halves, line_halves
 from channelkit.session.frames import Frame, Numbered, check_payload
 from channelkit.session.refusals import Refusal
 from channelkit.session.server import Admitted, Refused, ServerSession
@@ -31,31 +32,44 @@ if TYPE_CHECKING:
     from channelkit.session.ending import Ending
     from channelkit.spi import Host
 
-FULL = 1 << 62  # unsent bytes of a window whose messages are used up
-
-
 class Carrier(Protocol):
     """A connection that carries a session's downlink.  It never calls the session from inside these calls."""
 
     def write(self, frames: tuple[Frame, ...]) -> None:
         """Encode and write `frames`, in order."""
 
+    def message(self, n: int, parcel: Parcel) -> None:
+        """Encode and write message `n`; not asked of a poll."""
+
     def finish(self, action: Finish) -> None:
         """End after what was written; the session hears no more of this carrier."""
 
 
-class _Unacknowledged:
-    """A session's outbox: what the peer has not acknowledged, against the window."""
+class Parcel:
+    """A session's wire: a message before it has a number.  A group's members share it, and the forms it is given."""
 
-    def __init__(self, machine: ServerSession) -> None:
-        self._machine = machine
+    __slots__ = ("_event", "_line", "payload", "size")
 
-    @property
-    def unsent(self) -> int:
-        sender = self._machine.sender
-        if not sender.frames:
-            return 0
-        return sender.bytes + 1 if sender.sent - sender.acked < sender.window else FULL
+    def __init__(self, payload: str | bytes, size: int) -> None:
+        self.payload = payload
+        self.size = size
+        self._line: Halves | None = None
+        self._event: Halves | None = None
+
+    def __len__(self) -> int:
+        return self.size
+
+    def line(self, n: int) -> bytes:
+        """The line of JSON that says it is message `n`."""
+        if self._line is None:
+            self._line = line_halves(self.payload)
+        return around(self._line, n)
+
+    def event(self, n: int) -> bytes:
+        """The same as a block of an event stream."""
+        if self._event is None:
+            self._event = event_halves(self.payload)
+        return around(self._event, n)
 
 
 class SessionExchange(Exchange):
@@ -74,7 +88,7 @@ class SessionExchange(Exchange):
             soft_mark=max(1, terms.window_bytes - terms.max_message),
             hard_mark=terms.window_bytes,
         )
-        self.outbox = _Unacknowledged(session.machine)
+        self.outbox = session.machine.sender  # what the peer has not acknowledged, against the window
 
     def want_room(self) -> None:
         self.session.blocked()
@@ -96,7 +110,7 @@ class SessionChannel(Channel):
     `session_id` is public; `principal` is what `authenticate` gave.
     """
 
-    __slots__ = ("_listeners", "_session", "principal", "session_id")
+    __slots__ = ("_listeners", "_max_message", "_session", "principal", "session_id")
 
     transport = "session"
 
@@ -104,6 +118,7 @@ class SessionChannel(Channel):
         super().__init__(request, exchange)
         self._session = exchange.session
         self._listeners: dict[type[ServerAction], Callable[[], Any]] = {}
+        self._max_message = self._session.machine.config.max_message
         self.session_id = self._session.machine.sid
         self.principal = principal
 
@@ -134,18 +149,16 @@ class SessionChannel(Channel):
 
     # -- hooks
 
+    @property
+    def _wire_format(self) -> Hashable | None:
+        return "session", self._max_message
+
     def _encode(self, data: Any) -> Any:
-        payload: Any = data
-        if isinstance(data, Response):
-            payload = data.body
-        elif isinstance(data, dict):
-            payload = data.get("body", data)
-        if isinstance(payload, bytearray | memoryview):
-            payload = bytes(payload)
-        return _Payload(payload, check_payload(payload, self._session.machine.config.max_message))
+        payload = data if isinstance(data, str) else _payload_of(data)
+        return Parcel(payload, check_payload(payload, self._max_message))
 
     def _write(self, wire: Any, last: bool) -> None:
-        self._session.send(wire.payload)
+        self._session.send(wire)
 
     def _finish(self, code: int, reason: str) -> None:
         self._session.close(code, reason)
@@ -159,17 +172,14 @@ class SessionChannel(Channel):
         self._ended(info.status, info.code, info.reason, info.by, delivered=info.delivered, unsent=unsent)
 
 
-class _Payload:
-    """The wire form: numbers are given when it is written, and forms when it is carried."""
-
-    __slots__ = ("payload", "size")
-
-    def __init__(self, payload: str | bytes, size: int) -> None:
-        self.payload = payload
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
+def _payload_of(data: Any) -> Any:
+    """What of `data` a session carries; `check_payload` judges it."""
+    payload: Any = data
+    if isinstance(data, Response):
+        payload = data.body
+    elif isinstance(data, dict):
+        payload = data.get("body", data)
+    return bytes(payload) if isinstance(payload, bytearray | memoryview) else payload
 
 
 class LiveSession:
@@ -193,6 +203,7 @@ class LiveSession:
         self._carriers: dict[int, Carrier] = {}
         self._todo: deque[ServerAction] = deque()
         self._doing = False
+        self._direct: Carrier | None = None  # what a message is simply written to: neither a poll nor amid actions
         self._pulling = False  # until the handler has begun
         self._deadline = Deadline(self.loop, self._tick)
         self._armed = math.inf  # when it fires
@@ -215,11 +226,12 @@ class LiveSession:
 
     def received(self, attachment: int, frame: Frame) -> None:
         """A frame came on a WebSocket."""
+        now = self.loop.time()
         unsent = self.machine.sender.bytes
-        actions = self.machine.received(attachment, frame, self.loop.time())
+        actions = self.machine.received(attachment, frame, now)
         if actions:
             self.do(actions, unsent)
-        self._pull()
+        self._pull(now)
 
     def broke(self, attachment: int, code: int, reason: str) -> None:
         """The peer broke the protocol on this attachment."""
@@ -237,7 +249,7 @@ class LiveSession:
         self.do(result.actions, unsent)
         if isinstance(result, Refused):
             return result.refusal
-        self._pull()  # what there is room for enters the inbox before the answer tells of it
+        self._pull(self.loop.time())  # what there is room for enters the inbox before the answer tells of it
         return self.machine.answer(result)
 
     def delete(self, a: int) -> Refusal | None:
@@ -249,12 +261,12 @@ class LiveSession:
 
     # -- what the channel and its exchange ask
 
-    def send(self, payload: str | bytes) -> None:
-        actions = self.machine.send(payload, self.loop.time())
-        if len(actions) == 1 and not self._doing:  # one frame on an open carrier: no deadline comes nearer by it
-            self._act(actions[0], 0)
-        else:
-            self.do(actions)
+    def send(self, parcel: Parcel) -> None:
+        """Number a message and write it, if there is where."""
+        if (carrier := self._direct) is None:
+            self.do(self.machine.send(parcel.payload, self.loop.time()))
+        else:  # no deadline comes nearer by it
+            carrier.message(self.machine.number(parcel.payload, parcel.size, self.loop.time()), parcel)
 
     def close(self, code: int, reason: str) -> None:
         unsent = self.machine.sender.bytes
@@ -267,7 +279,7 @@ class LiveSession:
         """The inbox is full, or has room again."""
         self._pulling = on
         if on:
-            self.loop.call_soon(self._pull)
+            self.loop.call_soon(self._pull_soon)
 
     def going_away(self, now: bool) -> None:
         """The host stops: close in order with 1001 while there is time, else at once."""
@@ -287,11 +299,15 @@ class LiveSession:
         if self._doing:
             return
         self._doing = True
+        self._direct = None
         try:
             while self._todo:
                 self._act(self._todo.popleft(), unsent)
         finally:
             self._doing = False
+        current = self.machine.attachment
+        if current is not None and current.kind is not Kind.POLL:
+            self._direct = self._carriers.get(current.number)
         self._arm()
 
     def _act(self, action: ServerAction, unsent: int) -> None:
@@ -317,7 +333,7 @@ class LiveSession:
         if self.channel._phase == NEW:
             # Whatever request came first: the handler lives in the context of the session's creation.
             self._context.run(self._start, self.channel)
-        self.loop.call_soon(self._pull)
+        self.loop.call_soon(self._pull_soon)
 
     def _end(self, ending: Ending, unsent: int) -> None:
         self._deadline.cancel()
@@ -325,13 +341,22 @@ class LiveSession:
         self._host.leave(self)
         self._over(self)
 
-    def _pull(self) -> None:
-        if self.machine.over:
+    def _pull_soon(self) -> None:
+        self._pull(self.loop.time())
+
+    def _pull(self, now: float) -> None:
+        """Give the channel what it takes, and tell the machine that this is all for now."""
+        machine = self.machine
+        if machine.over:
             return
-        while self._pulling and (message := self.machine.pull()) is not None:
+        while self._pulling and (message := machine.pull()) is not None:
             self.channel._received(message.payload)
-        unsent = self.machine.sender.bytes
-        self.do(self.machine.settle(self.loop.time()), unsent)
+        unsent = machine.sender.bytes
+        actions = machine.settle(now)
+        if actions:
+            self.do(actions, unsent)
+        elif machine.ack_at < self._armed:
+            self._arm()
 
     def _tick(self) -> None:
         self._armed = math.inf

@@ -12,9 +12,10 @@ from channelkit.session.refusals import Refusal, for_events
 from channelkit.session.server import Refused
 from channelkit.spi import HttpExchange, HttpWire
 
+from channelkit.transports.session import LiveSession, Parcel
+
 if TYPE_CHECKING:
     from channelkit.session.frames import Frame
-    from channelkit.transports.session import LiveSession
 
 NO_STORE = (("Cache-Control", "no-store, no-transform"),)
 NDJSON = ("Content-Type", "application/x-ndjson")
@@ -50,8 +51,10 @@ class StreamCarrier:
         self._kind = kind
         self._number: int | None = None
         self._encode: Callable[[Frame], bytes] = encode_line
+        self._form = Parcel.line
         if kind is Kind.EVENTS:
             self._encode = lambda frame: encode_event(frame, presented)
+            self._form = Parcel.event
 
     def begin(self, a: int, ack: int) -> Refused | None:
         """Attach: the head and everything pending are written then.  A refusal is the caller's to answer."""
@@ -73,6 +76,9 @@ class StreamCarrier:
             content_type = EVENTS if self._kind is Kind.EVENTS else NDJSON
             self._exchange.start(200, [content_type, *UNBUFFERED], None)
         self._exchange.write(HttpWire(b"".join(map(self._encode, frames))))
+
+    def message(self, n: int, parcel: Parcel) -> None:
+        self._exchange.write(HttpWire(self._form(parcel, n)))
 
     def finish(self, action: Finish) -> None:
         if not self._exchange.ended:

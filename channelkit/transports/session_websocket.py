@@ -16,7 +16,7 @@ from channelkit.session.server import Refused
 from channelkit.spi import WebSocketExchange
 
 if TYPE_CHECKING:
-    from channelkit.transports.session import LiveSession
+    from channelkit.transports.session import LiveSession, Parcel
 
 POLICY_VIOLATION = 1008
 REASON = 123  # bytes of a close frame's reason (RFC 6455 5.5)
@@ -36,6 +36,7 @@ class WebSocketCarrier:
         hello_timeout: float,
     ) -> None:
         self._exchange = exchange
+        self._text, self._write = exchange.text, exchange.write
         self._welcome = welcome
         self._max_message = max_message
         self._session: LiveSession | None = None
@@ -55,6 +56,13 @@ class WebSocketCarrier:
                 frame, self._secret = replace(frame, secret=self._secret), None  # told once, to who made the session
             message = encode_websocket(frame)
             exchange.write(exchange.text(message) if isinstance(message, str) else exchange.binary(message))
+
+    def message(self, n: int, parcel: Parcel) -> None:
+        payload = parcel.payload
+        if isinstance(payload, str):
+            self._write(self._text(f"m {n} {payload}"))
+        else:
+            self._write(self._exchange.binary(b"m %d %b" % (n, payload)))
 
     def finish(self, action: Finish) -> None:
         if action.refusal is not None and action.refusal.status == 409:

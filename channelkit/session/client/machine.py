@@ -19,7 +19,7 @@ from channelkit.session.actions import Attached, Delete, Kind, Room
 from channelkit.session.client.attaching import Link
 from channelkit.session.client.state import Actions, ClientState
 from channelkit.session.ending import ENDED, KILLED, LOST
-from channelkit.session.frames import Ack, Binary, End, Frame, Hello, Message, Numbered, Ping, Text
+from channelkit.session.frames import Ack, Binary, End, Frame, Hello, Message, Numbered, Ping, Text, numbered, payload_size
 from channelkit.session.pacing import NEVER
 from channelkit.session.receiver import Take
 
@@ -227,7 +227,8 @@ class ClientSession(ClientState):
     def send(self, payload: str | bytes, now: float) -> Actions:
         """Number a message and send it if that is possible now.  The caller looked at `is_open` and `has_room`."""
         actions: Actions = []
-        self.saying.say(self.sender.number(payload), now, actions)
+        frame = numbered(self.sender.number(payload, payload_size(payload)), payload)
+        self.saying.say(frame, now, actions)
         return actions
 
     def pull(self) -> Message | None:

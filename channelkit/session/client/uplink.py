@@ -37,7 +37,11 @@ class Uplink:
 
     def asks(self, sender: Sender) -> bool:
         """Whether everything kept was taken and an acknowledgement is awaited: an empty batch asks for it."""
-        return bool(sender.frames) and self.taken >= sender.sent
+        return not sender.empty and self.taken >= sender.sent
+
+    def owes(self, sender: Sender) -> bool:
+        """Whether a batch would hold anything."""
+        return not sender.empty and self.taken < sender.sent
 
     def begin(self, a: int, ack: int, frames: tuple[Numbered, ...], until: float) -> Post:
         """The next batch, now in flight."""

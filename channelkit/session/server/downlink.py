@@ -82,7 +82,7 @@ class Downlink:
             self.acks.tell(self._receiver)
             actions.append(Write(number, (hello, *self._sender.after(ack))))
             self._rotate_after_end(now, actions)
-        elif self._sender.frames or wait <= 0:
+        elif not self._sender.empty or wait <= 0:
             self._answer_poll(hello if wait <= 0 else self._short_hello(), now, actions)
         return number
 
@@ -95,7 +95,7 @@ class Downlink:
         assert attachment is not None
         frames: list[Frame] = [hello]
         size = 0
-        for frame in self._sender.frames:
+        for frame in self._sender.after(0):
             if size and size + frame.size > self.config.poll_bytes:
                 break
             frames.append(frame)
@@ -131,7 +131,7 @@ class Downlink:
             return
         if self.acks.is_much(self._receiver.recv, self._receiver):
             self.say_ack(now, actions)
-        else:
+        elif self.acks.at == NEVER:
             self.acks.soon(now)
 
     def say_ack(self, now: float, actions: Actions) -> None:

@@ -16,7 +16,7 @@ from channelkit.session import admission, refusals
 from channelkit.session.actions import Ended, Kind, Room, ServerAction, Start
 from channelkit.session.admission import Standing
 from channelkit.session.ending import ABANDONED, ENDED, KILLED, Ending, Outcome
-from channelkit.session.frames import Ack, Binary, End, Frame, Hello, Message, Numbered, Ping, Terms, Text
+from channelkit.session.frames import Ack, End, Frame, Hello, Message, Numbered, Ping, Terms, numbered, payload_size
 from channelkit.session.life import Life
 from channelkit.session.pacing import NEVER
 from channelkit.session.receiver import Receiver, Take
@@ -68,6 +68,11 @@ class ServerSession:
     def closing(self) -> End | None:
         """Our own end, once it is numbered."""
         return self.life.closing
+
+    @property
+    def ack_at(self) -> float:
+        """When an acknowledgement is due: what `pull` and `settle` may move nearer, and nothing else."""
+        return self.downlink.acks.at
 
     @property
     def attachment(self) -> Attachment | None:
@@ -147,7 +152,7 @@ class ServerSession:
         if current is None:
             return actions
         current.heard = now
-        if isinstance(frame, Text | Binary | End):
+        if isinstance(frame, Numbered):
             self._receive(frame, now, actions)
         elif isinstance(frame, Ack):
             if frame.n > self.sender.sent:
@@ -249,8 +254,19 @@ class ServerSession:
     def send(self, payload: str | bytes, now: float) -> Actions:
         """Number a message and write it if there is an attachment.  The caller looked at `is_open` and `has_room`."""
         actions: Actions = []
-        self.downlink.write(self.sender.number(payload), now, actions)
+        n = self.sender.number(payload, payload_size(payload))
+        self.downlink.write(numbered(n, payload), now, actions)
         return actions
+
+    def number(self, payload: str | bytes, size: int, now: float) -> int:
+        """`send`, for a caller who writes message `n` himself: where there is an attachment, and no poll, that is all.
+
+        It is the way of nearly all messages, so it makes nothing besides.
+        """
+        current = self.downlink.attachment
+        assert current is not None
+        current.wrote = now
+        return self.sender.number(payload, size)
 
     def blocked(self, now: float) -> Actions:
         """A sender waits for the window: a stream may have to end, so that its client acknowledges (P6 rotation c)."""
@@ -268,7 +284,7 @@ class ServerSession:
     def settle(self, now: float) -> Actions:
         """After pulling: the peer's end takes effect, acknowledgements go out in time."""
         actions: Actions = []
-        if self.ending is None and (end := self.receiver.pull_end()) is not None:
+        if self.receiver.hold and (end := self.receiver.pull_end()) is not None:
             self.downlink.say_ack(now, actions)
             self._end(ENDED, "peer", end.code, end.reason, now, actions)
         elif self._owes:
