@@ -46,7 +46,7 @@ RETRY_MS = 500
 REFUSED_RETRY_MS = 5000
 SSE_PING = sse.COMMENT_PING
 
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
+_decimal = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII).fullmatch
 _SHOWN = 40
 _BOUNDED = 2**31  # hello's counts and sizes: more is nobody's memory
 
@@ -58,7 +58,7 @@ def line_limit(max_message: int) -> int:
 
 def parse_number(text: str, what: str, least: int = 0) -> int:
     """The decimal number `text`, from `least` to 2**53 - 1, without sign, blank or leading zero."""
-    if _NUMBER.fullmatch(text):
+    if _decimal(text):
         value = int(text)
         if least <= value <= MAX_NUMBER:
             return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
@@ -18,7 +19,7 @@ class Sender:
     the members of a group share them; their numbers follow from their places, since the last one's is `sent`.
     """
 
-    __slots__ = ("_kept", "acked", "bytes", "sent", "unsent", "window", "window_bytes")
+    __slots__ = ("_kept", "acked", "bytes", "numbered_at", "sent", "window", "window_bytes")
 
     def __init__(self, window: int, window_bytes: int, sent: int = 0, acked: int = 0) -> None:
         self.window = window
@@ -26,9 +27,15 @@ class Sender:
         self.sent = sent
         self.acked = acked
         self.bytes = 0
-        #: `spi.Outbox`: what is not acknowledged, against the window.  An attribute, since every message looks at it.
-        self.unsent = 0
+        self.numbered_at = -math.inf  # when the last number was given
         self._kept: deque[str | bytes | End] = deque()
+
+    @property
+    def unsent(self) -> int:
+        """`spi.Outbox`: bytes not acknowledged, an empty message too, or more than any mark where numbers ran out."""
+        if not self._kept:
+            return 0
+        return self.bytes + 1 if self.sent - self.acked < self.window else FULL
 
     @property
     def empty(self) -> bool:
@@ -54,12 +61,12 @@ class Sender:
         """Whether a message of `size` bytes may be numbered now: the window counts messages and bytes."""
         return self.sent - self.acked < self.window and self.bytes + size <= self.window_bytes
 
-    def number(self, payload: str | bytes, size: int) -> int:
+    def number(self, payload: str | bytes, size: int, now: float) -> int:
         """Give the next number to `payload`, of `size` bytes, and keep it; the caller has looked for room."""
+        self.numbered_at = now
         self.sent = n = self.sent + 1
         self._kept.append(payload)
-        self.bytes = size = self.bytes + size
-        self.unsent = size + 1 if n - self.acked < self.window else FULL
+        self.bytes += size
         return n
 
     def end(self, code: int, reason: str) -> End:
@@ -70,12 +77,9 @@ class Sender:
 
     def keep(self, frame: Numbered) -> None:
         """Keep a frame that has its number: `sent` + 1."""
-        if isinstance(frame, End):
-            self.sent = frame.n
-            self._kept.append(frame)
-            self._measure()
-        else:
-            self.number(frame.payload, frame.size)
+        self.sent = frame.n
+        self._kept.append(frame if isinstance(frame, End) else frame.payload)
+        self.bytes += frame.size
 
     def acknowledge(self, n: int) -> bool:
         """Merge an acknowledgement (max); whether it brought anything.  `n` <= `sent`: the caller has looked."""
@@ -89,14 +93,7 @@ class Sender:
             for _ in range(len(kept) - (self.sent - n)):
                 payload = kept.popleft()
                 self.bytes -= 0 if isinstance(payload, End) else payload_size(payload)
-            self._measure()
         return True
-
-    def _measure(self) -> None:
-        if not self._kept:
-            self.unsent = 0
-        else:
-            self.unsent = self.bytes + 1 if self.sent - self.acked < self.window else FULL
 
     def after(self, n: int) -> Iterator[Numbered]:
         """Everything kept with a number above `n`, in order; to be read before anything else happens."""
@@ -108,4 +105,4 @@ class Sender:
     def clear(self) -> None:
         """Drop what is kept: the session is over.  The numbers stay."""
         self._kept.clear()
-        self.bytes = self.unsent = 0
+        self.bytes = 0

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class PollCarrier:
     """One poll.  `spi.Listener` of its exchange, and the session's carrier until it is answered."""
 
+    __slots__ = ("_answer", "_body", "_exchange", "_gone", "_news", "_number", "_session")
+
     def __init__(self, session: LiveSession, exchange: HttpExchange) -> None:
         self._session = session
         self._exchange = exchange

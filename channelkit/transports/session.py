@@ -11,8 +11,10 @@ import dataclasses
 import math
 from collections import deque
 from collections.abc import Callable, Hashable
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
 
 from channelkit._deadline import Deadline
 from channelkit._lifecycle import NEW
@@ -27,10 +29,11 @@ from channelkit.spi import Exchange
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop
-    from channelkit.config import Config
+    from channelkit.config import Config, SessionConfig
     from channelkit.http import Request
     from channelkit.session.ending import Ending
     from channelkit.spi import Host
+
 
 class Carrier(Protocol):
     """A connection that carries a session's downlink.  It never calls the session from inside these calls."""
@@ -72,6 +75,13 @@ class Parcel:
         return around(self._event, n)
 
 
+@lru_cache
+def _with_window(config: Config, terms: SessionConfig) -> Config:
+    """The window is the mark: a message of any allowed size fits where `send` need not wait.  Sessions share it."""
+    soft_mark = max(1, terms.window_bytes - terms.max_message)
+    return dataclasses.replace(config, soft_mark=soft_mark, hard_mark=terms.window_bytes)
+
+
 class SessionExchange(Exchange):
     """What a session is to its channel in place of a connection."""
 
@@ -81,13 +91,7 @@ class SessionExchange(Exchange):
         self.session = session
         self.loop = loop
         self.host = host
-        terms = session.machine.config
-        # The window is the mark: a message of any allowed size fits where `send` need not wait.
-        self.config = dataclasses.replace(
-            config,
-            soft_mark=max(1, terms.window_bytes - terms.max_message),
-            hard_mark=terms.window_bytes,
-        )
+        self.config = _with_window(config, session.machine.config)
         self.outbox = session.machine.sender  # what the peer has not acknowledged, against the window
 
     def want_room(self) -> None:
@@ -110,7 +114,7 @@ class SessionChannel(Channel):
     `session_id` is public; `principal` is what `authenticate` gave.
     """
 
-    __slots__ = ("_listeners", "_max_message", "_session", "principal", "session_id")
+    __slots__ = ("_format", "_listeners", "_max_message", "_sender", "_session", "principal", "session_id")
 
     transport = "session"
 
@@ -118,7 +122,9 @@ class SessionChannel(Channel):
         super().__init__(request, exchange)
         self._session = exchange.session
         self._listeners: dict[type[ServerAction], Callable[[], Any]] = {}
+        self._sender = self._session.machine.sender
         self._max_message = self._session.machine.config.max_message
+        self._format = f"session, at most {self._max_message}"  # a str, whose hash is made once
         self.session_id = self._session.machine.sid
         self.principal = principal
 
@@ -151,11 +157,16 @@ class SessionChannel(Channel):
 
     @property
     def _wire_format(self) -> Hashable | None:
-        return "session", self._max_message
+        return self._format
 
     def _encode(self, data: Any) -> Any:
         payload = data if isinstance(data, str) else _payload_of(data)
         return Parcel(payload, check_payload(payload, self._max_message))
+
+    def _accept_nowait(self, wire: Any, last: bool = False) -> None:
+        if self._senders or not self._sender.has_room(wire.size):
+            raise anyio.WouldBlock
+        self._accept(wire, last)
 
     def _write(self, wire: Any, last: bool) -> None:
         self._session.send(wire)
@@ -185,6 +196,25 @@ def _payload_of(data: Any) -> Any:
 class LiveSession:
     """One session on one event loop."""
 
+    __slots__ = (
+        "_armed",
+        "_carriers",
+        "_context",
+        "_deadline",
+        "_direct",
+        "_doing",
+        "_host",
+        "_over",
+        "_pulling",
+        "_sender",
+        "_start",
+        "_todo",
+        "channel",
+        "loop",
+        "machine",
+        "principal",
+    )
+
     def __init__(
         self,
         machine: ServerSession,
@@ -197,6 +227,7 @@ class LiveSession:
         self.machine = machine
         self.principal = principal
         self.loop = exchange.loop
+        self._sender = machine.sender
         self._host = exchange.host
         self._start = start
         self._over = over
@@ -266,7 +297,7 @@ class LiveSession:
         if (carrier := self._direct) is None:
             self.do(self.machine.send(parcel.payload, self.loop.time()))
         else:  # no deadline comes nearer by it
-            carrier.message(self.machine.number(parcel.payload, parcel.size, self.loop.time()), parcel)
+            carrier.message(self._sender.number(parcel.payload, parcel.size, self.loop.time()), parcel)
 
     def close(self, code: int, reason: str) -> None:
         unsent = self.machine.sender.bytes
@@ -349,7 +380,8 @@ class LiveSession:
         machine = self.machine
         if machine.over:
             return
-        while self._pulling and (message := machine.pull()) is not None:
+        hold = machine.receiver.hold
+        while hold and self._pulling and (message := machine.pull()) is not None:
             self.channel._received(message.payload)
         unsent = machine.sender.bytes
         actions = machine.settle(now)

@@ -11,7 +11,6 @@ from channelkit.session.codec import encode_answer, encode_event, encode_line
 from channelkit.session.refusals import Refusal, for_events
 from channelkit.session.server import Refused
 from channelkit.spi import HttpExchange, HttpWire
-
 from channelkit.transports.session import LiveSession, Parcel
 
 if TYPE_CHECKING:
@@ -44,6 +43,8 @@ def ack_response(ack: int) -> Response:
 
 class StreamCarrier:
     """One streaming response.  `spi.Listener` of its exchange, and the session's carrier until either ends."""
+
+    __slots__ = ("_encode", "_exchange", "_form", "_kind", "_number", "_session")
 
     def __init__(self, session: LiveSession, exchange: HttpExchange, kind: Kind, presented: int) -> None:
         self._session = session

@@ -28,6 +28,19 @@ class WebSocketCarrier:
     `welcome(hello)` finds or makes the session of a hello, or says why not.
     """
 
+    __slots__ = (
+        "_exchange",
+        "_max_message",
+        "_number",
+        "_over",
+        "_patience",
+        "_secret",
+        "_session",
+        "_text",
+        "_welcome",
+        "_write",
+    )
+
     def __init__(
         self,
         exchange: WebSocketExchange,

@@ -19,7 +19,19 @@ from channelkit.session.actions import Attached, Delete, Kind, Room
 from channelkit.session.client.attaching import Link
 from channelkit.session.client.state import Actions, ClientState
 from channelkit.session.ending import ENDED, KILLED, LOST
-from channelkit.session.frames import Ack, Binary, End, Frame, Hello, Message, Numbered, Ping, Text, numbered, payload_size
+from channelkit.session.frames import (
+    Ack,
+    Binary,
+    End,
+    Frame,
+    Hello,
+    Message,
+    Numbered,
+    Ping,
+    Text,
+    numbered,
+    payload_size,
+)
 from channelkit.session.pacing import NEVER
 from channelkit.session.receiver import Take
 
@@ -227,7 +239,7 @@ class ClientSession(ClientState):
     def send(self, payload: str | bytes, now: float) -> Actions:
         """Number a message and send it if that is possible now.  The caller looked at `is_open` and `has_room`."""
         actions: Actions = []
-        frame = numbered(self.sender.number(payload, payload_size(payload)), payload)
+        frame = numbered(self.sender.number(payload, payload_size(payload), now), payload)
         self.saying.say(frame, now, actions)
         return actions
 

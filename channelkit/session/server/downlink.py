@@ -114,7 +114,6 @@ class Downlink:
         if current.kind is Kind.POLL:
             self._answer_poll(self._short_hello(), now, actions)
             return
-        current.wrote = now
         actions.append(Write(current.number, (frame,)))
         self._rotate_after_end(now, actions)
 
@@ -186,9 +185,10 @@ class Downlink:
         current = self.attachment
         if current is None:
             return first
-        return min(
-            first, current.ping_at(self.config), current.silent_at(self.config), current.until, self._early(current)
-        )
+        return min(first, self._ping_at(current), current.silent_at(self.config), current.until, self._early(current))
+
+    def _ping_at(self, current: Attachment) -> float:
+        return current.ping_at(self._sender.numbered_at, self.config)
 
     def _early(self, current: Attachment) -> float:
         return self.turnover.early(current.since) if current.is_stream else NEVER
@@ -206,6 +206,6 @@ class Downlink:
             self.finish(now, actions, 1001, "silent")
         elif now >= current.until or now >= self._early(current):
             self.finish(now, actions)
-        elif now >= current.ping_at(self.config):
+        elif now >= self._ping_at(current):
             current.wrote = now
             actions.append(Write(current.number, (Ping(),)))

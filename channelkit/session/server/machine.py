@@ -252,21 +252,15 @@ class ServerSession:
     # -- the application -----------------------------------------------------------------------------------------------
 
     def send(self, payload: str | bytes, now: float) -> Actions:
-        """Number a message and write it if there is an attachment.  The caller looked at `is_open` and `has_room`."""
+        """Number a message and write it if there is an attachment.  The caller looked at `is_open` and `has_room`.
+
+        Where a stream or a WebSocket is attached, `sender.number` is all of it, for a caller who writes that message
+        there himself: the way of nearly all of them, which makes nothing besides.
+        """
         actions: Actions = []
-        n = self.sender.number(payload, payload_size(payload))
+        n = self.sender.number(payload, payload_size(payload), now)
         self.downlink.write(numbered(n, payload), now, actions)
         return actions
-
-    def number(self, payload: str | bytes, size: int, now: float) -> int:
-        """`send`, for a caller who writes message `n` himself: where there is an attachment, and no poll, that is all.
-
-        It is the way of nearly all messages, so it makes nothing besides.
-        """
-        current = self.downlink.attachment
-        assert current is not None
-        current.wrote = now
-        return self.sender.number(payload, size)
 
     def blocked(self, now: float) -> Actions:
         """A sender waits for the window: a stream may have to end, so that its client acknowledges (P6 rotation c)."""
@@ -287,20 +281,16 @@ class ServerSession:
         if self.receiver.hold and (end := self.receiver.pull_end()) is not None:
             self.downlink.say_ack(now, actions)
             self._end(ENDED, "peer", end.code, end.reason, now, actions)
-        elif self._owes:
+        elif self.receiver.recv > self.downlink.acks.told:
             self.downlink.owe_ack(now, actions)
         return actions
-
-    @property
-    def _owes(self) -> bool:
-        return self.receiver.recv > self.downlink.acks.told
 
     def close(self, code: int, reason: str, now: float, timeout: float | None = None) -> Actions:
         """Close in order: everything numbered, then the end; over when the peer confirms or at the timeout."""
         actions: Actions = []
         if not self.is_open:
             return actions
-        if self._owes:
+        if self.receiver.recv > self.downlink.acks.told:
             self.downlink.say_ack(now, actions)  # or the peer would count what arrived among what may be lost
         end = self.life.closing = self.sender.end(code, reason)
         self.life.close_at = now + (self.config.grace if timeout is None else timeout)
