@@ -229,7 +229,7 @@ def main() -> None:
     process.start()
     try:
         assert process.pid is not None
-        _wait(port)
+        wait_for(port)
         for name in options.cells or CELLS:
             result = compare(name, port, process.pid, options.rounds, options.seconds)
             print(json.dumps({"backend": options.backend, **result}), flush=True)
@@ -238,7 +238,8 @@ def main() -> None:
         process.join()
 
 
-def _wait(port: int) -> None:
+def wait_for(port: int) -> None:
+    """Until a server answers there."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         try:

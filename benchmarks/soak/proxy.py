@@ -28,7 +28,8 @@ FATES = {"refuse": 4, "cut": 40, "stall": 6, "delay": 10, "live": 40}  # of a hu
 REACH = (300, 3000, 100_000)  # bytes after which a cut comes: inside heads, among the first frames, late
 DELAY = 0.02  # seconds at most, for each piece
 
-Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
+Reader = asyncio.StreamReader
+Writer = asyncio.StreamWriter
 
 
 @dataclass

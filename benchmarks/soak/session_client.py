@@ -18,7 +18,7 @@ from channelkit.client import ClientChannel, ConnectFailed, connect
 from channelkit.errors import ChannelClosed
 
 TRANSPORTS = ("websocket", "events", "http_stream", "long_poll")
-SWITCH = 3.0  # seconds from one switch to the next, at most
+SWITCH = 6.0  # seconds from one switch to the next, at most
 
 
 class Clients:
@@ -107,5 +107,6 @@ class Clients:
 
 if __name__ == "__main__":
     raise_descriptor_limit()
-    clients = Clients(*map(int, sys.argv[2:5]), int(sys.argv[6]), float(sys.argv[7]))
-    anyio.run(clients.run, int(sys.argv[5]), backend=sys.argv[1])
+    backend, port, seed, messages, sessions, each, pause = sys.argv[1:]
+    clients = Clients(int(port), int(seed), int(messages), int(each), float(pause))
+    anyio.run(clients.run, int(sessions), backend=backend)

@@ -14,8 +14,9 @@ from benchmarks.process import raise_descriptor_limit
 from benchmarks.soak.talk import VERDICT, Wrong, hear, say
 from channelkit import Channel, ChannelClosed, Endpoint, Server, SessionConfig, serve
 
-#: Silence is noticed within 6 s and not within 30, and streams end every 20: so that a short run sees all of it.
-SESSIONS = SessionConfig(ping=4.0, ping_timeout=2.0, rotation=20.0, max_sessions_per_principal=20000)
+#: Silence is noticed within 6 s and not within 30, streams end every 20, the window is full now and then: so that a
+#: short run sees all of it.
+SESSIONS = SessionConfig(window=256, ping=4.0, ping_timeout=2.0, rotation=20.0, max_sessions_per_principal=20000)
 
 counts: Counter[str] = Counter()
 errors: list[str] = []

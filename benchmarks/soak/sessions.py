@@ -201,7 +201,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--messages", type=int, default=1_000_000, help="each way, of all sessions together")
     parser.add_argument("--sessions", type=int, default=40, help="at once")
     parser.add_argument("--each", type=int, default=5000, help="messages each way of one session")
-    parser.add_argument("--pause", type=float, default=2.0, help="seconds at most between two bursts of a session")
+    parser.add_argument("--pause", type=float, default=4.0, help="seconds at most between two bursts of a session")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds after which it is given up")
     parser.add_argument("--nice", type=int, default=0)
