@@ -127,7 +127,7 @@ class Pollers:
     def __init__(self, port: int, count: int, wait: float) -> None:
         self._by_fd: dict[int, Poller] = {}
         self._epoll = select.epoll()
-        self._publisher = socket.create_connection(("127.0.0.1", port))
+        self._port = port
         for _ in range(count):
             poller = Poller(port, wait)
             self._by_fd[poller.sock.fileno()] = poller
@@ -148,18 +148,23 @@ class Pollers:
 
     def publish(self, rounds: int) -> int:
         """So many messages, each to all, one after the other; how many were delivered."""
-        delivered = 0
-        for _ in range(rounds):
-            self._publisher.sendall(b"GET /publish HTTP/1.1\r\nHost: bench\r\n\r\n")
-            missing = len(self._by_fd)
-            while missing:
-                polls, came = self._answers(PATIENCE)
-                if not polls:
-                    raise SystemExit(f"{missing} messages were lost")
-                missing -= came
-                delivered += came
-            self._publisher.recv(4096)
-        return delivered
+        with socket.create_connection(("127.0.0.1", self._port)) as publisher:
+            publisher.settimeout(PATIENCE)
+            for _ in range(rounds):
+                publisher.sendall(b"GET /publish HTTP/1.1\r\nHost: bench\r\n\r\n")
+                if not publisher.recv(4096).startswith(b"HTTP/1.1 200"):
+                    raise SystemExit("nothing was published")
+                self._delivery()
+        return rounds * len(self._by_fd)
+
+    def _delivery(self) -> None:
+        """Wait until all have the message."""
+        missing = len(self._by_fd)
+        until = time.monotonic() + PATIENCE
+        while missing:
+            missing -= self._answers(PATIENCE)[1]
+            if time.monotonic() > until:
+                raise SystemExit(f"{missing} messages were lost")
 
     def _answers(self, seconds: float) -> tuple[int, int]:
         """Answers and messages of one round; each is followed by the next poll."""
