@@ -1,6 +1,6 @@
 """channelkit beside its peers, on this machine.
 
-    python -m benchmarks [--quick] [--cells a,b] [--servers x,y*] [--rounds N] [--out FILE]
+    python -m benchmarks [--quick] [--tls] [--cells a,b] [--servers x,y*] [--rounds N] [--out FILE]
     python -m benchmarks pair A B [--cells a,b] [--rounds N]
 
 The servers take turns, round after round, so that what else the machine does hits all alike; each figure is the
@@ -170,7 +170,7 @@ def parse(args: Sequence[str] | None = None) -> Plan:
     try:
         pair = _pair(given.words, servers)
         cells = _chosen("cell", given.cells, CELLS) or (list(QUICK) if given.quick or pair else list(CELLS))
-        names = list(pair) if pair else _chosen("server", given.servers, servers) or default_servers()
+        names = list(pair) if pair else _chosen("server", given.servers, servers) or default_servers(given.tls)
     except ValueError as error:
         parser.error(str(error))
     names += [name for name, _ in given.extra if name not in names]
@@ -199,6 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="the main cells, in less than three minutes")
     parser.add_argument("--cells", default="", help="names or patterns, with commas between")
     parser.add_argument("--servers", default="", help="names or patterns, with commas between")
+    parser.add_argument("--tls", action="store_true", help="what TLS costs: those that speak it, with and without")
     parser.add_argument("--rounds", type=_positive, help="runs of each server in each cell")
     parser.add_argument("--seconds", type=_run_length, help="measured in each run")
     parser.add_argument("--out", type=Path, help="a file for every figure of every run, as JSON")

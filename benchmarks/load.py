@@ -41,6 +41,7 @@ class Options:
     warm: float = 0.2
     count: int = 50_000_000  # operations at most, in the measured time and in the warm-up each
     patience: float = 5.0  # silence that means a reply was lost
+    tls: bool = False  # the server speaks it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +156,7 @@ def run(options: Options) -> Result:
 
 def _talk(options: Options) -> Result:
     cell = options.cell
-    wires = open_wires(cell, (options.host, options.port), options.patience)
+    wires = open_wires(cell, (options.host, options.port), options.patience, tls=options.tls)
     talk = (Broadcast if cell.kind == "fan" else Talk)(wires, cell.in_flight, options.patience)
     try:
         talk.begin()
@@ -200,10 +201,10 @@ def _idle(options: Options) -> Result:
     if options.pid is None:
         raise ValueError("the memory of a server without --pid cannot be seen")
     cell, address = options.cell, (options.host, options.port)
-    wires = open_wires(replace(cell, connections=IDLE_WARM), address, options.patience)
+    wires = open_wires(replace(cell, connections=IDLE_WARM), address, options.patience, tls=options.tls)
     try:
         memory, before, start = _settled(options.pid), usage(options.pid), time.perf_counter()
-        wires += open_wires(cell, address, options.patience, first=IDLE_WARM)
+        wires += open_wires(cell, address, options.patience, first=IDLE_WARM, tls=options.tls)
         seconds = time.perf_counter() - start
         grown = _settled(options.pid) - memory
         used = usage(options.pid).since(before)
@@ -251,6 +252,7 @@ def parse(args: Sequence[str] | None = None) -> Options:
         warm=given.warm,
         count=given.count,
         patience=given.patience,
+        tls=given.tls,
     )
 
 
@@ -267,6 +269,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--connections", type=_Within(int, 1, MOST_CONNECTIONS), help="instead of the cell's own number"
     )
+    parser.add_argument("--tls", action="store_true", help="the server speaks TLS; its certificate is not looked at")
     parser.add_argument("--in-flight", type=_Within(int, 1, 1024), help="instead of the cell's own number")
     return parser
 

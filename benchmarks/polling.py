@@ -17,7 +17,6 @@ import multiprocessing
 import re
 import select
 import socket
-import sys
 import time
 from pathlib import Path
 
@@ -82,7 +81,9 @@ class Poller:
         while (body := self._answer()) is None:
             self._data += self.sock.recv(4096)
         sid, secret = _found(_SID, body), _found(_SECRET, body)
-        head = f"GET /ck/{sid}/poll?wait={wait:g}&ack=%d HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {secret}\r\n\r\n"
+        head = (
+            f"GET /ck/{sid}/poll?wait={wait:g}&ack=%d HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {secret}\r\n\r\n"
+        )
         self._head = head.encode()
 
     def poll(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import os
@@ -33,6 +34,7 @@ class Spec:
     own: bool = False  # channelkit, not a peer
     http: bool = True  # answers plain requests too
     cells: tuple[str, ...] = ()  # the only ones it is for, if not all
+    tls: bool = False
 
     @property
     def missing(self) -> str:
@@ -46,6 +48,10 @@ BENCH, UVLOOP, PICOWS = "pip install .[bench]", "pip install .[bench,uvloop]", "
 
 def _peer(module: str, *args: str) -> tuple[str, ...]:
     return (sys.executable, "-m", f"benchmarks.peers.{module}", "{port}", *args)
+
+
+def _over_tls(spec: Spec) -> Spec:
+    return dataclasses.replace(spec, command=(*spec.command, "--tls"), tls=True)
 
 
 def _own(module: str, backend: str, *needs: str) -> Spec:
@@ -71,11 +77,22 @@ SERVERS: dict[str, Spec] = {
     "picows-uvloop": Spec(_peer("picows", "--uvloop"), ("picows", "uvloop"), f"{PICOWS} uvloop", http=False),
 }
 
+SERVERS |= {
+    f"{name}-tls": _over_tls(SERVERS[name])
+    for name in ("channelkit-callbacks", "channelkit-callbacks-trio", "channelkit-iteration", "websockets", "aiohttp")
+}
 
-def default_servers() -> list[str]:
-    """All that the extra `bench` is for, and those of the others whose packages happen to be there."""
+
+def default_servers(tls: bool = False) -> list[str]:
+    """All that the extra `bench` is for, and those of the others whose packages happen to be there.
+
+    With `tls` only those that speak it, each beside itself without.
+    """
     optional = {"uvloop", "picows"}
-    return [name for name, spec in SERVERS.items() if not spec.missing or optional.isdisjoint(spec.needs)]
+    there = [name for name, spec in SERVERS.items() if not spec.missing or optional.isdisjoint(spec.needs)]
+    if tls:
+        return [name for name in there if SERVERS[name].tls or f"{name}-tls" in there]
+    return [name for name in there if not SERVERS[name].tls]
 
 
 def extra(text: str) -> tuple[str, Spec]:
@@ -96,6 +113,7 @@ class RunningServer:
     def __init__(self, name: str, spec: Spec) -> None:
         self.name = name
         self._port = _free_port()
+        self._tls = spec.tls
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         self._process = subprocess.Popen(
             [part.replace("{port}", str(self._port)) for part in spec.command],
@@ -127,6 +145,7 @@ class RunningServer:
         """Run a cell against it, by a load in a process of its own; the figures, or what went wrong as `error`."""
         line = [sys.executable, "-m", "benchmarks.load", cell, "--port", str(self._port)]
         line += ["--pid", str(self._process.pid), "--seconds", str(seconds), "--warm", str(warm)]
+        line += ["--tls"] if self._tls else []
         with subprocess.Popen(
             line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         ) as load:

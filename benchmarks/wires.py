@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
+from functools import cache
 
 from benchmarks.cells import Cell
 from benchmarks.frames import ACCEPT, Script, get, header, upgrade
@@ -11,6 +13,10 @@ from benchmarks.frames import ACCEPT, Script, get, header, upgrade
 HELLO = b"Hello, world!"
 OK = b"HTTP/1.1 200 "
 AT_ONCE = 64  # connections opened together, well within any server's backlog
+
+
+class NothingYet(Exception):
+    """What was readable held no data: part of a TLS record, or a message of TLS itself."""
 
 
 class BadReply(Exception):
@@ -45,7 +51,7 @@ class Wire:
     def _flush(self) -> None:
         try:
             sent = self._sock.send(self._script.requests[self._out : self._out + self._owed])
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantWriteError):
             sent = 0
         except OSError as error:
             raise BadReply(f"{self.name}: {error}") from None
@@ -63,7 +69,10 @@ class Wire:
 
     def receive(self) -> int:
         """Read and judge what is there; returns how many replies it completed.  Raises BadReply."""
-        data = read(self._sock, self._limit, self.name)
+        try:
+            data = read(self._sock, self._limit, self.name)
+        except NothingYet:
+            return 0
         script = self._script
         if not script.replies.startswith(data, self._in):
             raise BadReply(f"{self.name}: {script.explain(self._in, data)}")
@@ -96,7 +105,10 @@ class HttpWire(Wire):
 
     def receive(self) -> int:
         """As of a WebSocket."""
-        data = read(self._sock, 4096, self.name)
+        try:
+            data = read(self._sock, 4096, self.name)
+        except NothingYet:
+            return 0
         if len(data) == self._whole and not self._seen and data.startswith(OK) and data.endswith(HELLO):
             return 1
         self._seen += data
@@ -122,6 +134,8 @@ def read(sock: socket.socket, limit: int, name: str) -> bytes:
         data = sock.recv(limit)
     except TimeoutError:
         raise BadReply(f"{name}: the server does not answer") from None
+    except ssl.SSLWantReadError:
+        raise NothingYet from None
     except OSError as error:
         raise BadReply(f"{name}: {error}") from None
     if not data:
@@ -129,7 +143,9 @@ def read(sock: socket.socket, limit: int, name: str) -> bytes:
     return data
 
 
-def open_wires(cell: Cell, address: tuple[str, int], patience: float, first: int = 0) -> list[Wire]:
+def open_wires(
+    cell: Cell, address: tuple[str, int], patience: float, first: int = 0, *, tls: bool = False
+) -> list[Wire]:
     """Open a cell's connections, numbered from `first`.  Raises BadReply if one is refused, and leaves none open."""
     # All members of a fan get the same; those who are silent need no words of their own.
     shared = Script(0, cell) if cell.kind in ("fan", "idle") else None
@@ -137,7 +153,7 @@ def open_wires(cell: Cell, address: tuple[str, int], patience: float, first: int
     try:
         for start in range(first, first + cell.connections, AT_ONCE):
             numbers = range(start, min(start + AT_ONCE, first + cell.connections))
-            wires += _open_some(cell, address, patience, numbers, shared)
+            wires += _open_some(cell, address, patience, numbers, shared, tls)
     except BadReply:
         for wire in wires:
             wire.close()
@@ -146,13 +162,18 @@ def open_wires(cell: Cell, address: tuple[str, int], patience: float, first: int
 
 
 def _open_some(
-    cell: Cell, address: tuple[str, int], patience: float, numbers: range, shared: Script | None
+    cell: Cell,
+    address: tuple[str, int],
+    patience: float,
+    numbers: range,
+    shared: Script | None,
+    tls: bool,
 ) -> list[Wire]:
     """A batch: all connect and ask, then all answers are read."""
     socks: list[socket.socket] = []
     wires: list[Wire] = []
     try:
-        socks.extend(_connect(cell, address, patience) for _ in numbers)
+        socks.extend(_connect(cell, address, patience, tls) for _ in numbers)
         for number, sock in zip(numbers, socks, strict=True):
             wires.append(_wire(cell, address, sock, f"connection {number}", shared or Script(number, cell)))
     except OSError as error:
@@ -169,9 +190,19 @@ def _close(socks: list[socket.socket]) -> None:
         sock.close()
 
 
-def _connect(cell: Cell, address: tuple[str, int], patience: float) -> socket.socket:
+@cache
+def _trusting() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _connect(cell: Cell, address: tuple[str, int], patience: float, tls: bool) -> socket.socket:
     sock = socket.create_connection(address, patience)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if tls:
+        sock = _trusting().wrap_socket(sock)
     if cell.kind != "get":
         sock.sendall(upgrade(cell.path, address[1]))
     return sock

@@ -26,6 +26,7 @@ from channelkit.http import Headers as Headers
 from channelkit.http import Request as Request
 from channelkit.http import Response as Response
 from channelkit.http import reject as reject
+from channelkit.listen import Listen as Listen
 from channelkit.server.run import Server as Server
 from channelkit.server.run import run_server as run_server
 from channelkit.server.run import serve as serve
@@ -35,7 +36,9 @@ from channelkit.timer import ScheduledTask as ScheduledTask
 from channelkit.timer import cancel as cancel
 from channelkit.timer import schedule_task as schedule_task
 from channelkit.timer import with_timeout as with_timeout
-from channelkit.transports.session import SessionChannel as SessionChannel
+from channelkit.tls import TLS as TLS
+from channelkit.tls import TLSInfo as TLSInfo
+from channelkit.transports.session_channel import SessionChannel as SessionChannel
 from channelkit.wire.deflate import Deflate as Deflate
 from channelkit.wire.websocket_handshake import sec_websocket_accept as sec_websocket_accept
 

@@ -1,20 +1,30 @@
 """What is open on one host, and how a host comes to its end.
 
-Drain, in this order: whatever is idle goes, WebSockets and streams are closed with 1001, running requests and held
-answers may finish; at the deadline held answers become 503, handlers are cancelled, and what is left is cut.  The
-host closes its listener before, if it has one.
+Drain, in this order: `on_stop` acts; WebSockets and streams are closed with 1001, over `spread` seconds, and whatever
+is idle goes, a moment later, so that a request that was under way is answered; running requests and held answers may
+finish; at the deadline held answers become 503, handlers are cancelled, and what is left is cut.  The host closes its
+listener before, if it has one.
 """
 
 from __future__ import annotations
 
+import inspect
+import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
+from channelkit._lifecycle import logger
+from channelkit.statistics import ServerStatistics, snapshot
+
 if TYPE_CHECKING:
     from channelkit._loop import Loop
 
+OnStop = Callable[[], object]  # what it returns is awaited, if it can be
+
+LAST_REQUEST = 0.25  # seconds an idle connection is kept at a stop: a request may be on its way, a long round trip
+SPREAD_STEP = 0.01  # seconds between two handfuls of goodbyes
 LAST_TURNS = 10  # of the loop between the last goodbye and the cut
 
 
@@ -35,6 +45,7 @@ class Draining:
         self._guests: set[Connection] = set()  # what outlives its requests: sessions
         self.running = 0  # handlers
         self.stopping = False
+        self.on_stop: OnStop | None = None
         self.lingering: Callable[[], int] = lambda: 0  # connections a pump still holds, engines or not
         self._cancel_handlers = cancel_handlers
         self._patience = patience  # seconds for `finally` blocks and `on_close` after the cut
@@ -59,19 +70,60 @@ class Draining:
         self.running -= 1
         self.changed()
 
+    def statistics(self) -> ServerStatistics:
+        """What has happened on this host, and what is open now.  May be called from any thread."""
+        return snapshot(self)
+
     def changed(self) -> None:
         """Drain looks again whether all is over."""
         if self.stopping:
             self._changed.wake()
 
-    async def drain(self, timeout: float) -> None:
-        """Let everything end by itself for at most `timeout` seconds; what remains then is told to end at once."""
+    async def drain(self, timeout: float, spread: float = 0.0) -> None:
+        """Let everything end by itself for at most `timeout` seconds; what remains then is told to end at once.
+
+        Long-lived channels are told over `spread` seconds, in no order, so that their clients do not all come back
+        to another server in the same moment.
+        """
         self.stopping = True
-        self._say_goodbye(now=False)
         with anyio.move_on_after(timeout):
+            await self._act()
+            await self._say_goodbye_over(spread)
+            with anyio.move_on_after(LAST_REQUEST):
+                await self._wait_idle()
+                return
+            self._say_goodbye(now=False)  # those that came in the last moment too
             await self._wait_idle()
             return
         self._say_goodbye(now=True)
+
+    async def _act(self) -> None:
+        """The application's own last act; what it raises is logged and stops nothing."""
+        on_stop, self.on_stop = self.on_stop, None
+        if on_stop is None:
+            return
+        try:
+            result = on_stop()
+            if inspect.isawaitable(result):
+                await result
+        except Exception:
+            logger.exception("on_stop raised")
+
+    async def _say_goodbye_over(self, seconds: float) -> None:
+        waiting = self._open()
+        if not seconds:
+            self._say_goodbye(now=False)
+            return
+        random.shuffle(waiting)
+        begun = self.loop.time()
+        count = len(waiting)
+        while waiting:
+            due = count * min(1.0, (self.loop.time() - begun) / seconds)
+            while waiting and count - len(waiting) <= due:
+                connection = waiting.pop()
+                if connection in self._guests or connection in self.connections:
+                    connection.going_away(now=False)
+            await anyio.sleep(SPREAD_STEP)
 
     async def cut(self) -> None:
         """The deadline is over: cancel handlers, abort connections, give `on_close` its time."""
@@ -80,7 +132,7 @@ class Draining:
         self._cancel_handlers()
         for _ in range(LAST_TURNS):
             await self.loop.checkpoint()  # what goodbye wrote leaves, as far as the kernel or host takes it
-        for connection in (*self._guests, *self.connections):
+        for connection in self._open():
             connection.abort()
         with anyio.move_on_after(self._patience):
             await self._wait_handlers()
@@ -89,9 +141,12 @@ class Draining:
         self.loop.cancel_on_leaving()
 
     def _say_goodbye(self, now: bool) -> None:
-        # Sessions first: what they say last goes out on connections that are told next.
-        for connection in (*self._guests, *self.connections):
+        for connection in self._open():
             connection.going_away(now)
+
+    def _open(self) -> list[Connection]:
+        """Sessions first: what they say last goes out on connections that are told next."""
+        return [*self._guests, *self.connections]
 
     async def _wait_handlers(self) -> None:
         """Until every handler and engine is through; what lingers in the kernel is cut by the pump."""

@@ -53,6 +53,7 @@ class Incoming(Outgoing):
         "_opened",
         "_reading",
         "_receiver",
+        "_opened_at",
         "_received_count",
         "_running",
     )
@@ -66,6 +67,7 @@ class Incoming(Outgoing):
         self._inbox: deque[Message] | None = None
         self._inbox_bytes = 0
         self._received_count = 0
+        self._opened_at = 0.0
         self._reading = True
         self._on_receive: Callback | None = None
         self._on_ping: Callback | None = None
@@ -278,6 +280,8 @@ class Incoming(Outgoing):
     def _start(self, on_open: Callback | None, holding: bool) -> None:
         """The channel is open: run on_open, then what has arrived.  `holding`: a receiver will come for sure."""
         self._phase = OPEN
+        self._opened_at = self._loop.time()
+        self._loop.meters.channels.add(self)
         self._holding = holding
         self._queue_call(partial(self._open_up, on_open))
 

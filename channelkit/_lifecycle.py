@@ -111,6 +111,7 @@ class Lifecycle(ABC):
             by = "local"
         self._phase = OVER
         self._info = CloseInfo(status, code, reason, by, False if unsent else delivered, unsent, self._unread)
+        self._account(self._info)
         self._wake_senders()
         self._wake_waiters()
         self._loop.call_soon(self._run_callbacks)
@@ -137,6 +138,9 @@ class Lifecycle(ABC):
             self._waiters.remove(parking)
 
     # -- what the other layers of the channel supply
+
+    @abstractmethod
+    def _account(self, info: CloseInfo) -> None: ...
 
     @abstractmethod
     def _wake_senders(self) -> None: ...

@@ -7,10 +7,12 @@ and `_ended`.  Everything else is final.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from channelkit._access_log import access, log_channel
 from channelkit._incoming import Callback, Incoming
 from channelkit._lifecycle import NEW, OPEN
 from channelkit.errors import NotAvailable
@@ -85,6 +87,18 @@ class Channel(Incoming):
             waiting_senders=len(self._senders or ()),
             reading=self._reading,
         )
+
+    def _account(self, info: CloseInfo) -> None:
+        """It is over: its numbers join those of the host, and one line tells why."""
+        meters = self._loop.meters
+        if self not in meters.channels:
+            return  # it never opened
+        meters.channels.discard(self)
+        meters.closes[info.status.value] += 1
+        meters.messages_sent += self._accepted
+        meters.messages_received += self._received_count
+        if access.isEnabledFor(logging.INFO):
+            log_channel(self, info, self._loop.time() - self._opened_at)
 
     # -- closing
 

@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from ssl import SSLContext
 from typing import Literal, TypedDict
 
+from channelkit._trust import trusted
 from channelkit.errors import ConfigError
+from channelkit.listen import FORWARDED, PROXY_PROTOCOL, Forwarded, Listen, ProxyProtocol, checked_proxies, checked_tls
+from channelkit.listen import choice as _choice
+from channelkit.tls import TLS
 from channelkit.wire.deflate import Deflate
 
 KIB = 1024
 MIB = 1024 * KIB
+
+_IP, _PORT = "127.0.0.1", 8090
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,15 +33,23 @@ class Config:
     """
 
     # -- where and who (http-kit's names; http-kit binds 0.0.0.0, we do not expose a new server to the network unasked)
-    ip: str = "127.0.0.1"
-    port: int = 8090
-    backlog: int = 1024
+    ip: str = _IP
+    port: int = _PORT
+    listen: Sequence[Listen] | None = None  # several places, or others than a TCP port; instead of ip and port
+    backlog: int = 1024  # a burst of new connections between two turns of the loop
+    reuse_port: bool = False  # SO_REUSEPORT: several processes share a port, and a second server is no error any more
     server_header: str | None = "channelkit"
+    ssl: SSLContext | TLS | None = None  # speak TLS; nobody has a certificate unasked
     # -- the worker pool for plain `def` handlers: checked now, used by the version that brings the pool
     thread: int = 4
     queue_size: int = 20480
     worker_name_prefix: str = "worker-"
-    proxy_protocol: Literal["disable", "enable", "optional"] = "disable"
+    # -- who the client is, behind a proxy: nobody is believed who is not named
+    trusted_proxies: Sequence[str] = ()  # addresses, networks, "unix" (peers of UNIX sockets), "*" (everyone)
+    proxy_protocol: ProxyProtocol = "disable"
+    max_proxy_header: int = 4096  # of the PROXY protocol, version 2; TLVs of TLS and clouds fit
+    proxy_timeout: float = 5.0  # to the end of that header: proxies send it at once; one packet may be lost (3 s)
+    forwarded: Forwarded = "ignore"
     # -- what one request may cost
     max_line: int = 4096  # request line or one header line, CRLF not counted; longer: 414 or 431
     max_head: int = 64 * KIB  # the whole head; http-kit's fixed figure
@@ -52,6 +67,7 @@ class Config:
     max_connections: int = 20000  # at once; more wait in the kernel's accept queue
     max_connections_per_address: int = 10000  # half of all: no single address can shut the others out; more: 503
     # -- how long a peer may take (0 is never allowed: use math.inf to switch one off)
+    handshake_timeout: float = 10.0  # TLS, from the connection on: two round trips, and one packet each way to repeat
     head_timeout: float = 10.0  # from a connection's or a request's first byte to the end of its head
     body_timeout: float = 30.0  # between two pieces of a request body the handler waits for
     keep_alive_timeout: float = 75.0  # silence between two requests; just above the 60 s of common proxies
@@ -61,6 +77,8 @@ class Config:
     close_timeout: float = 10.0  # from our close frame to the peer's reply, then TCP is closed
     linger_timeout: float = 2.0  # after the last byte: reading away what a peer still sends, so it gets the answer
     half_closed_timeout: float = 30.0  # a peer hung up while we had stopped reading: how long its rest is kept
+    drain_timeout: float = 10.0  # at SIGTERM or SIGINT: for running requests; below the 30 s until orchestrators kill
+    spread: float = 0.0  # at a stop: over so long are channels closed; with many clients, spares the next server a herd
     handler_cleanup_timeout: float = 5.0  # after drain's deadline: for on_close callbacks and `finally` blocks
     lifespan_timeout: float = 60.0  # after the drain, for the shutdown of an application or `lifespan=` (hypercorn's)
     slow_callback: float = 0.1  # a synchronous callback on the loop that takes longer is logged
@@ -73,10 +91,58 @@ class Config:
             raise ConfigError(f"port must be 0 to 65535 (0: any free port), not {self.port}")
         if self.hard_mark < self.soft_mark:
             raise ConfigError(f"hard_mark ({self.hard_mark}) must not be below soft_mark ({self.soft_mark})")
-        _choice("proxy_protocol", self.proxy_protocol, ("disable", "enable", "optional"))
+        if self.spread >= self.drain_timeout:
+            raise ConfigError(f"spread ({self.spread}) must be below drain_timeout ({self.drain_timeout})")
+        _choice("proxy_protocol", self.proxy_protocol, PROXY_PROTOCOL)
+        _choice("forwarded", self.forwarded, FORWARDED)
+        if not isinstance(self.reuse_port, bool):
+            raise ConfigError(f"reuse_port must be True or False, not {self.reuse_port!r}")
+        checked_tls(self.ssl)
+        object.__setattr__(self, "trusted_proxies", checked_proxies(self.trusted_proxies))
+        self._check_listeners()
         _choice("half_closed", self.half_closed, ("close", "answer"))
         if not isinstance(self.compression, Deflate):
             _choice("compression", self.compression, ("deflate", None))
+
+    def _check_listeners(self) -> None:
+        if self.listen is not None:
+            if isinstance(self.listen, Listen | str) or not isinstance(self.listen, Sequence):
+                raise ConfigError(f"listen must be a list of Listen, not {self.listen!r}")
+            if not self.listen or not all(isinstance(one, Listen) for one in self.listen):
+                raise ConfigError(f"listen must be a list of at least one Listen, not {self.listen!r}")
+            object.__setattr__(self, "listen", tuple(self.listen))
+            if (self.ip, self.port) != (_IP, _PORT) and not any(one.is_tcp for one in self.listen):
+                raise ConfigError("ip and port are given, and no Listen uses them: add Listen(ip=..., port=...)")
+        for one in self.listeners:
+            proxied = one.proxy_protocol or self.proxy_protocol, one.forwarded or self.forwarded
+            proxies = self.trusted_proxies if one.trusted_proxies is None else one.trusted_proxies
+            if proxied != ("disable", "ignore") and not proxies:
+                raise ConfigError(
+                    "proxy_protocol and forwarded believe only trusted_proxies, and there are none: name their "
+                    'addresses or networks, "unix" for UNIX sockets, or "*" if only proxies can connect'
+                )
+
+    @property
+    def listeners(self) -> tuple[Listen, ...]:
+        """Where to listen: `listen`, or the one that `ip` and `port` make; these also fill in for a Listen's own."""
+        return tuple(
+            dataclasses.replace(
+                one, ip=self.ip if one.ip is None else one.ip, port=self.port if one.port is None else one.port
+            )
+            if one.is_tcp
+            else one
+            for one in (self.listen if self.listen is not None else (Listen(ip=self.ip),))
+        )
+
+    def at(self, listen: Listen) -> Config:
+        """The configuration of the connections that come by one listener."""
+        given = {name: getattr(listen, name) for name in OF_LISTENERS}
+        changed = {name: value for name, value in given.items() if value is not None}
+        return dataclasses.replace(self, listen=None, **changed)
+
+    def trusts(self, peer: object) -> bool:
+        """Whether `peer`, (host, port) or None for a UNIX socket, is one of the trusted proxies."""
+        return bool(self.trusted_proxies) and trusted(tuple(self.trusted_proxies)).peer(peer)
 
     @property
     def deflate(self) -> Deflate | None:
@@ -109,6 +175,11 @@ class SessionConfig:
     max_sessions_per_principal: int = 1000  # the same for one principal, or one address without principals.  More: 429
     fruitless_attaches: int = 10  # within attach_interval, close together, acknowledging nothing: then 429
     attach_interval: float = 10.0
+    failed_credentials: int = 1000  # of one address (IPv6: one /64) within failure_interval: every session that it may
+    # have, come back after a restart with a secret nobody knows any more.  Then only right secrets pass, others get 429
+    failure_interval: float = 60.0
+    failing_addresses: int = 10000  # remembered at once, some 200 bytes each
+    preflight_age: int = 600  # s that a page goes by a preflight's answer: not one a POST; `origins` may change
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -123,12 +194,19 @@ class ServerOptions(TypedDict, total=False):
 
     ip: str
     port: int
+    listen: Sequence[Listen] | None
     backlog: int
+    reuse_port: bool
     server_header: str | None
+    ssl: SSLContext | TLS | None
     thread: int
     queue_size: int
     worker_name_prefix: str
-    proxy_protocol: Literal["disable", "enable", "optional"]
+    trusted_proxies: Sequence[str]
+    proxy_protocol: ProxyProtocol
+    max_proxy_header: int
+    proxy_timeout: float
+    forwarded: Forwarded
     max_line: int
     max_head: int
     max_headers: int
@@ -143,6 +221,7 @@ class ServerOptions(TypedDict, total=False):
     read_ahead: int
     max_connections: int
     max_connections_per_address: int
+    handshake_timeout: float
     head_timeout: float
     body_timeout: float
     keep_alive_timeout: float
@@ -152,18 +231,19 @@ class ServerOptions(TypedDict, total=False):
     close_timeout: float
     linger_timeout: float
     half_closed_timeout: float
+    drain_timeout: float
+    spread: float
     handler_cleanup_timeout: float
     lifespan_timeout: float
     slow_callback: float
     half_closed: Literal["close", "answer"]
 
 
-def _choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+#: What a `Listen` may have of its own.
+OF_LISTENERS = ("backlog", "reuse_port", "ssl", "proxy_protocol", "forwarded", "trusted_proxies")
 
 
-_ZERO_ALLOWED = frozenset({"port"})
+_ZERO_ALLOWED = frozenset({"port", "spread"})
 
 
 def _int(name: str, value: object) -> None:
@@ -173,6 +253,8 @@ def _int(name: str, value: object) -> None:
 
 
 def _seconds(name: str, value: object) -> None:
+    if name in _ZERO_ALLOWED and value == 0:
+        return
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value <= 0:
         raise ConfigError(f"{name} must be seconds above 0 (math.inf switches it off), not {value!r}")
 

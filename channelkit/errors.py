@@ -10,6 +10,7 @@
     ├── RemoteError                     the peer's mistake, judged from bytes it sent
     │   ├── BadRequest                  carries the HTTP status the peer was told
     │   ├── BadFrame                    carries the WebSocket close code the peer was told
+    │   ├── BadProxyHeader              what a proxy sent before the connection's first byte; nobody is told
     │   └── BadMessage                  a frame, query or body of a session (docs/protocol.md); carries both
     │       └── MessageTooBig           one beyond the limits that hello told
     ├── ChannelClosed                   nobody's mistake: the channel is over
@@ -65,7 +66,8 @@ class BadRequest(RemoteError):
     """An HTTP request that cannot be served.
 
     `status` is what the peer is told; `detail` is for the log and never sent.  `limit` names the option that said no,
-    if one did.
+    if one did.  `fields` are header lines that the answer must carry besides, such as what lets a page of another site
+    read it.
     """
 
     def __init__(self, status: int, detail: str, *, limit: str | None = None) -> None:
@@ -73,6 +75,7 @@ class BadRequest(RemoteError):
         self.status = status
         self.detail = detail
         self.limit = limit
+        self.fields: tuple[tuple[str, str], ...] = ()
         self.counted = False  # see `_tally`
 
 
@@ -83,6 +86,17 @@ class BadFrame(RemoteError):
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
+
+
+class BadProxyHeader(RemoteError):
+    """A connection that should begin with a header of the PROXY protocol and does not.
+
+    `absent`: it does not even look like one.
+    """
+
+    def __init__(self, detail: str, *, absent: bool = False) -> None:
+        super().__init__(detail)
+        self.absent = absent
 
 
 class BadMessage(RemoteError):

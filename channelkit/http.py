@@ -18,6 +18,7 @@ from channelkit.errors import BadRequest, HandlerError
 
 if TYPE_CHECKING:
     from channelkit.spi import HttpExchange
+    from channelkit.tls import TLSInfo
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 Body: TypeAlias = (
@@ -26,6 +27,9 @@ Body: TypeAlias = (
 HeaderValue: TypeAlias = str | int | None | Iterable[str]
 HeaderInput: TypeAlias = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]]
 Address: TypeAlias = tuple[str, int] | None
+
+
+_USUAL_PORTS = {"http": ":80", "https": ":443"}
 
 
 class MultiMapping(Mapping[str, str]):
@@ -113,10 +117,15 @@ class Request:
     """One HTTP request, as the handler sees it.
 
     `path` is decoded, `raw_path` is not; both begin below `root_path`, the prefix that an ASGI application was mounted
-    at ("" on our own server).  `client` and `server` are (host, port) of the socket, never of a header that anyone
-    could have sent.  `state` is a dict of your own; under ASGI it is the scope's, so what middleware left is in it, and
-    `asgi_scope` is the whole scope (None on our own server).  `body()`, `stream()` and `json()` wait for the peer
-    and may be used by one task at a time; cancelled, they leave what has not been returned to the next call.
+    at ("" on our own server).  `client` and `server` are (host, port) of the socket, or what a trusted proxy tells
+    (`proxy_protocol`, `forwarded`), never of a header that anyone could have sent; None where there is no such thing,
+    as with UNIX sockets.  `host` is what the client asked, with a port where it named one.  `scheme` is "http" or
+    "https", for WebSockets too; `tls` is what is known of the connection's TLS where it is our own server that speaks
+    it (version, cipher, the client's certificate), else None.
+
+    `state` is a dict of your own; under ASGI it is the scope's, so what middleware left is in it, and `asgi_scope` is
+    the whole scope (None on our own server).  `body()`, `stream()` and `json()` wait for the peer and may be used by
+    one task at a time; cancelled, they leave what has not been returned to the next call.
     """
 
     __slots__ = (
@@ -124,6 +133,7 @@ class Request:
         "_cookies",
         "_exchange",
         "_headers",
+        "_host",
         "_query",
         "_source",
         "_state",
@@ -139,6 +149,7 @@ class Request:
         "scheme",
         "server",
         "subprotocols",
+        "tls",
     )
 
     def __init__(
@@ -149,8 +160,10 @@ class Request:
         raw_headers: tuple[tuple[str, str], ...] = (),
         http_version: str = "1.1",
         scheme: str = "http",
+        tls: TLSInfo | None = None,
         client: Address = None,
         server: Address = None,
+        host: str | None = None,
         is_websocket: bool = False,
         subprotocols: tuple[str, ...] = (),
         root_path: str = "",
@@ -164,12 +177,14 @@ class Request:
         self.raw_headers = raw_headers
         self.http_version = http_version
         self.scheme = scheme
+        self.tls = tls
         self.client = client
         self.server = server
         self.is_websocket = is_websocket
         self.subprotocols = subprotocols
         self.root_path = root_path
         self.asgi_scope = asgi_scope
+        self._host = host
         self._exchange = exchange
         self._source = source
         self._headers: Headers | None = None
@@ -193,6 +208,24 @@ class Request:
         if self._headers is None:
             self._headers = Headers(self.raw_headers)
         return self._headers
+
+    @property
+    def host(self) -> str:
+        """The Host field, or what a trusted proxy says it was; "" if there is none."""
+        return self._host if self._host is not None else self.headers.get("host", "")
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """The origins of this server's own pages, as browsers write them: scheme://host, the port if it is unusual.
+
+        Over TLS, here or by what a trusted proxy or the host tells, it is the https one only.  Without, both: a proxy
+        may have taken the TLS off and not told.
+        """
+        host = self.host.lower()
+        if not host:
+            return frozenset()
+        schemes = ("https",) if self.scheme == "https" else ("http", "https")
+        return frozenset(f"{scheme}://{host.removesuffix(_USUAL_PORTS[scheme])}" for scheme in schemes)
 
     @property
     def query_params(self) -> MultiMapping:

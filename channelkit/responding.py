@@ -148,6 +148,7 @@ def answer_error(exchange: HttpExchange, error: Exception) -> None:
     """
     refused = isinstance(error, BadRequest)
     if not refused:
+        exchange.loop.meters.handler_errors += 1
         logger.error("the handler of a request raised", exc_info=error)
     channel = exchange.channel
     if channel is not None:
@@ -187,7 +188,8 @@ def refuse(exchange: HttpExchange, error: BadRequest) -> None:
     """Answer a request that cannot be served.  The text is fixed: nothing of the request comes back in it."""
     exchange.loop.tally.refused(error)
     content = (REFUSAL_TEXTS.get(error.status, "Refused") + "\n").encode()
-    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Connection", "close"), *refusal_headers(error.status)]
+    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Connection", "close")]
+    headers += [*refusal_headers(error.status), *error.fields]
     if exchange.start(error.status, headers, len(content)):
         exchange.write(HttpWire(content))
     exchange.finish()

@@ -21,8 +21,14 @@ from channelkit.http import HeaderInput
 if TYPE_CHECKING:
     from channelkit._loop import Loop
     from channelkit.channel import Channel
-    from channelkit.config import Config
+    from channelkit.config import Config, SessionConfig
     from channelkit.http import Request
+    from channelkit.session.actions import Finish, Kind
+    from channelkit.session.frames import ClientHello, Frame
+    from channelkit.session.parcel import Parcel
+    from channelkit.session.query import Query
+    from channelkit.session.refusals import Refusal
+    from channelkit.statistics import ServerStatistics
 
 SPI_VERSION = 1
 
@@ -112,6 +118,10 @@ class Host(Protocol):
 
     def leave(self, guest: Guest) -> None:
         """`guest` is over."""
+
+    def statistics(self) -> ServerStatistics:
+        """What has happened in it, and what is open now."""
+        ...
 
 
 class Outbox(Protocol):
@@ -261,6 +271,91 @@ class WebSocketExchange(Exchange):
     @abstractmethod
     def close(self, code: int, reason: str) -> None:
         """Begin the close handshake.  `confirmed` may follow, then `finished` or `lost`, within `close_timeout`."""
+
+
+# -- sessions (docs/protocol.md): what can carry them ------------------------------------------------------------------
+
+
+class Carrier(Protocol):
+    """A connection that carries a session's downlink.  It never calls the session from inside these calls."""
+
+    def write(self, frames: tuple[Frame, ...]) -> None:
+        """Encode and write `frames`, in order.  Being written removes nothing: only an acknowledgement does."""
+
+    def finish(self, action: Finish) -> None:
+        """End after what was written; the session hears no more of this carrier, and must not be told of its end."""
+
+
+class QuickCarrier(Carrier, Protocol):
+    """A carrier that goes on (no poll) and takes messages by themselves: nearly all are written this way then."""
+
+    def message(self, n: int, parcel: Parcel) -> None:
+        """The same as `write((numbered(n, parcel.payload),))`; `parcel` keeps forms that a group's members share."""
+
+
+class Session(Protocol):
+    """A session as its carriers see it.  All calls from the loop, one at a time; none of them waits."""
+
+    @property
+    def config(self) -> SessionConfig:
+        """Its limits: `max_message` is what a carrier may have to read."""
+        ...
+
+    def attach(self, kind: Kind, a: int, ack: int, carrier: Carrier, wait: float = 0.0) -> int | Refusal:
+        """Make `carrier` the attachment of instance `a`, which has everything up to `ack`; an older one is ended.
+
+        Returns its number for the calls below, or why not; then nothing is written to `carrier`, ever.  Hello and all
+        that is pending are written before this returns.
+        """
+        ...
+
+    def received(self, attachment: int, frame: Frame) -> None:
+        """A frame came on this attachment (`Kind.WEBSOCKET`: the connection carries the uplink too)."""
+
+    def broke(self, attachment: int, code: int, reason: str) -> None:
+        """The peer broke the protocol on this attachment: it is finished with this close code; the session remains."""
+
+    def detached(self, attachment: int) -> None:
+        """The carrier's connection is gone, whatever the reason; nothing happens if it was finished already."""
+
+
+class Visit(Protocol):
+    """One request at a carrier's address, admitted by origin and principal."""
+
+    request: Request
+    exchange: HttpExchange
+    config: SessionConfig
+    fields: tuple[tuple[str, str], ...]  # for a head that `carry` writes itself: what lets other sites' pages read it
+
+    def query(self, last_event_id: str | None = None) -> Query:
+        """What the request presents: `a`, `ack`, `wait`.  Raises BadMessage, which the endpoint answers with 400."""
+        ...
+
+    def session(self) -> Session | Refusal:
+        """The session of this address, by the credential of the request; answer the refusal if it is one."""
+        ...
+
+    def welcome(self, hello: ClientHello) -> tuple[Session, str | None] | Refusal:
+        """The session that a client's first frame asks for: found, or made and then told with its secret."""
+        ...
+
+
+@runtime_checkable
+class SessionTransport(Protocol):
+    """Seam 1 for sessions: gives the requests of some addresses a `Carrier`.  Registered like `Transport`."""
+
+    name: str  # what `Endpoint(transports=...)` calls it
+    spi_version: int
+    hello_first: bool  # the client's first frame is its hello, as on a WebSocket; then /ck/WAY is served too
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """It serves /ck/SID/WAY for each (an attribute will do): 1 to 15 of a-z, 0-9, - and _, a letter first."""
+        ...
+
+    def carry(self, visit: Visit, way: str) -> Any:
+        """Answer the request: a `Response`, or `ANSWERED` if `visit.exchange` has it; may be a coroutine function."""
+        ...
 
 
 #: What a transport returns from `_statistics`; kept a plain mapping so that a plugin may add to it.

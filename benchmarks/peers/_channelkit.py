@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from benchmarks.peers._options import BACKLOG, HELLO, HOST, TEXT, parser
+from benchmarks.peers._options import BACKLOG, HELLO, HOST, TEXT, context, parser
 from channelkit import Group, Request, Response, serve
 
 LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -31,5 +31,5 @@ def main(doc: str | None, handler: Callable[[Request], Awaitable[Any]]) -> None:
     made.add_argument("--backend", choices=tuple(LOOPS), default="asyncio")
     options = made.parse_args()
     backend, backend_options = LOOPS[options.backend]
-    server = functools.partial(serve, handler, ip=HOST, port=options.port, backlog=BACKLOG)
+    server = functools.partial(serve, handler, ip=HOST, port=options.port, backlog=BACKLOG, ssl=context(options))
     anyio.run(server, backend=backend, backend_options=backend_options)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from ssl import SSLContext
 
 from aiohttp import WSMessage, WSMsgType, web
 
-from benchmarks.peers._options import BACKLOG, HELLO, HOST, port_and_uvloop, run_asyncio
+from benchmarks.peers._options import BACKLOG, HELLO, HOST, asyncio_options, context, run_asyncio
 
 fan: set[web.WebSocketResponse] = set()
 
@@ -52,16 +53,16 @@ async def hello(request: web.Request) -> web.Response:
     return web.Response(text=HELLO.decode())
 
 
-async def main(port: int) -> None:
+async def main(port: int, tls: SSLContext | None) -> None:
     """Serve until killed."""
     application = web.Application()
     application.add_routes([web.get("/echo", echo), web.get("/fan", publish), web.get("/hello", hello)])
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, HOST, port, backlog=BACKLOG).start()
+    await web.TCPSite(runner, HOST, port, backlog=BACKLOG, ssl_context=tls).start()
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    port, uvloop = port_and_uvloop(__doc__)
-    run_asyncio(main(port), uvloop=uvloop)
+    options = asyncio_options(__doc__)
+    run_asyncio(main(options.port, context(options)), uvloop=options.uvloop)

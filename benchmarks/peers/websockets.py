@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from ssl import SSLContext
 
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
-from benchmarks.peers._options import BACKLOG, HOST, port_and_uvloop, run_asyncio
+from benchmarks.peers._options import BACKLOG, HOST, asyncio_options, context, run_asyncio
 
 fan: set[ServerConnection] = set()
 
@@ -30,12 +31,12 @@ async def publish(connection: ServerConnection) -> None:
         fan.discard(connection)
 
 
-async def main(port: int) -> None:
+async def main(port: int, tls: SSLContext | None) -> None:
     """Serve until killed."""
-    async with serve(handler, HOST, port, compression=None, ping_interval=None, backlog=BACKLOG):
+    async with serve(handler, HOST, port, compression=None, ping_interval=None, backlog=BACKLOG, ssl=tls):
         await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    port, uvloop = port_and_uvloop(__doc__)
-    run_asyncio(main(port), uvloop=uvloop)
+    options = asyncio_options(__doc__)
+    run_asyncio(main(options.port, context(options)), uvloop=options.uvloop)

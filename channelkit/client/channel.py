@@ -20,6 +20,7 @@ from channelkit.session.actions import (
     Room,
 )
 from channelkit.session.client import Actions, ClientSession, Saved
+from channelkit.session.doing import Doing
 from channelkit.session.frames import check_payload
 from channelkit.status import CloseInfo, check_close
 
@@ -59,8 +60,7 @@ class ClientChannel:
         self._alarm = anyio.Event()
         self._armed = float("inf")
         self._on_change = on_change
-        self._todo: deque[Any] = deque()
-        self._doing = False
+        self._doing = Doing(self._act)
         self.failure: ConnectFailed | None = None
         self.saved = False
 
@@ -189,16 +189,7 @@ class ClientChannel:
 
     def do(self, actions: Actions) -> None:
         """Do what the machine says, in order, before it is asked anything else."""
-        self._todo.extend(actions)
-        if self._doing:
-            return
-        self._doing = True
-        try:
-            while self._todo:
-                self._act(self._todo.popleft())
-        finally:
-            self._doing = False
-        if self.machine.deadline < self._armed:
+        if self._doing(actions) and self.machine.deadline < self._armed:
             self._alarm.set()
 
     def _act(self, action: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -100,7 +101,15 @@ class Connections:
 
     def _unreachable(self, error: Exception) -> None:
         """The very first try: whoever mistyped the address learns it now, not after a grace of retries."""
-        if not self._machine.had_hello and isinstance(error, OSError):
+        if self._machine.had_hello:
+            return
+        if isinstance(error, ssl.SSLCertVerificationError):
+            text = f"the certificate of {self._address.origin} is not to be trusted: {error.verify_message}"
+            self._fail(f"{text}; with an authority of your own give ssl=ssl.create_default_context(cafile=...)")
+        elif isinstance(error, ssl.SSLError):
+            what = (error.reason or str(error)).lower().replace("_", " ")
+            self._fail(f"no TLS with {self._address.origin}: {what}; is it an https port?")
+        elif isinstance(error, OSError):
             self._fail(f"cannot reach {self._address.origin}: {error.strerror or error}; does the server run there?")
 
     def _not_there(self, status: int, code: str | None) -> None:

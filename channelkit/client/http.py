@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,13 +21,16 @@ MAX_ANSWER = 1 << 16
 KEPT = 4
 
 
-def dialer(address: Address) -> Dial:
-    """How to reach `address`: TCP, or TLS with the system's certificates."""
+def dialer(address: Address, context: ssl.SSLContext | None = None) -> Dial:
+    """How to reach `address`: TCP, or TLS with the system's authorities, or as `context` has it."""
 
     async def dial() -> ByteStream:
-        if address.secure:
-            return await anyio.connect_tcp(address.name, address.port, tls=True, tls_standard_compatible=False)
-        return await anyio.connect_tcp(address.name, address.port)
+        if not address.secure:
+            return await anyio.connect_tcp(address.name, address.port)
+        # The end of TCP without close_notify is no error: every answer and every frame says itself where it ends.
+        return await anyio.connect_tcp(
+            address.name, address.port, tls=True, ssl_context=context, tls_standard_compatible=False
+        )
 
     return dial
 

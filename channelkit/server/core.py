@@ -41,11 +41,13 @@ class ServerCore(Draining):
 
     def connect(self, link: Link) -> HttpConnection:
         """The engine for a new connection."""
+        self.loop.meters.connections += 1
         return HttpConnection(self, link)
 
     def handle(self, request: Request, exchange: HttpExchange) -> None:
         """Run the handler for `request` in a task of its own."""
         self.running += 1
+        self.loop.meters.requests += 1
         # In the server's own context: a pipelined request must not inherit what its predecessor's handler had set.
         self._start(self._context.copy(), self._name, self._handle, request, exchange)
 

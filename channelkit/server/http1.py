@@ -11,12 +11,16 @@ import math
 from typing import TYPE_CHECKING
 
 from channelkit._deadline import Deadline
+from channelkit._draining import LAST_REQUEST
 from channelkit._request_body import RequestBody
+from channelkit._trust import trusted
 from channelkit.errors import BadRequest
 from channelkit.http import Request
 from channelkit.responding import refuse
 from channelkit.server.http1_exchange import Http1Exchange
+from channelkit.server.pump.proxied import name_of
 from channelkit.server.websocket import WebSocketConnection
+from channelkit.wire.forwarded import Malformed, read_forwarded, read_x_forwarded
 from channelkit.wire.http1_requests import END, RequestHead, RequestReader
 from channelkit.wire.http1_responses import CONTINUE
 from channelkit.wire.websocket_handshake import is_websocket_request, offered_subprotocols
@@ -31,7 +35,7 @@ EVENTS_PER_TURN = 64
 #: What a refusal answers to, when there was no request that could be read.
 _UNREADABLE = RequestHead(
     method="GET",
-    target="/",
+    target="-",
     http_version="1.1",
     headers=(),
     keep_alive=False,
@@ -52,6 +56,7 @@ class HttpConnection:
         "_ending",
         "_eof",
         "_exchange",
+        "_fronted",
         "_held_back",
         "_in_head",
         "_reader",
@@ -66,14 +71,15 @@ class HttpConnection:
         self._core = core
         self.link = link
         self.loop = core.loop
-        self.config = core.config
+        self.config = link.config  # of the listener it came by
         self.host = core
-        self._reader = RequestReader(core.request_limits)
+        self._reader = RequestReader(core.request_limits, scheme="https" if link.secure else "http")
         self._exchange: Http1Exchange | None = None
         self._ending = False  # nothing that still arrives is answered
         self._eof = False
         self._held_back = False  # we switched reading off
         self._in_head = False  # a head has begun and its deadline runs
+        self._fronted = self.config.forwarded != "ignore" and self.config.trusts(link.peer)
         self._served = False  # a request has been answered
         self._deadline = Deadline(core.loop, self._expired)
         self._deadline.set(self.config.head_timeout)
@@ -174,6 +180,8 @@ class HttpConnection:
             target=head.target,
             raw_headers=head.headers,
             http_version=head.http_version,
+            scheme="https" if self.link.secure else "http",
+            tls=self.link.tls,
             client=self.link.peer,
             server=self.link.local,
             is_websocket=is_websocket_request(head.headers),
@@ -181,9 +189,25 @@ class HttpConnection:
             exchange=exchange,
             source=exchange.body,
         )
+        if self._fronted:
+            self._introduce(request)
+        exchange.client = request.client
         if request.is_websocket:
             exchange.keep_alive = False  # if it is refused: what follows may be frames, and is run as no request
         self._core.handle(request, exchange)
+
+    def _introduce(self, request: Request) -> None:
+        """A trusted proxy has sent it: whose it is, the proxy says, if it says so in a way one can read."""
+        read = read_forwarded if self.config.forwarded == "forwarded" else read_x_forwarded
+        try:
+            origin = read(request.raw_headers, trusted(tuple(self.config.trusted_proxies)).named)
+        except Malformed as error:
+            self.loop.tally.hit("forwarded", f"what {name_of(self.link.peer)} told of a client is ignored: {error}")
+            return
+        if origin.client is not None or origin.hidden:
+            request.client = origin.client
+        request.scheme = origin.scheme or request.scheme
+        request._host = origin.host
 
     def _hold_back(self) -> None:
         """Requests behind this one wait, bounded: then reading stops, and TCP slows the client down."""
@@ -291,6 +315,7 @@ class HttpConnection:
                 self._end()
             return
         self._exchange = exchange = Http1Exchange(self, _UNREADABLE)
+        exchange.client = self.link.peer
         refuse(exchange, error)
         self._ending = True
 
@@ -303,6 +328,8 @@ class HttpConnection:
         elif self.link.unsent or self._reader.in_head:
             # Not idle: the write timeout runs, or the next request is here and has its turn soon.
             self._deadline.set(self.config.keep_alive_timeout)
+        elif self._core.stopping:
+            self._end()
         else:
             name = "keep_alive_timeout" if self._served else "head_timeout"
             self.loop.tally.hit(name, "a silent connection was closed", logging.DEBUG)
@@ -335,11 +362,13 @@ class HttpConnection:
         return websocket
 
     def going_away(self, now: bool) -> None:
-        """The server stops: idle connections go at once, a running request may finish."""
-        if self._exchange is None:
-            self._end()
-        else:
+        """The server stops: an idle connection goes if no request is on its way, a running request may finish."""
+        if self._exchange is not None:
             self._exchange.going_away(now)
+        elif now:
+            self._end()
+        elif not self._in_head:
+            self._deadline.set(LAST_REQUEST)
 
     def abort(self) -> None:
         self.link.abort()

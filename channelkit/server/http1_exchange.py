@@ -5,10 +5,12 @@ RFC 9112 6 decides the framing.  What it writes is coalesced by the link: head a
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from channelkit._access_log import access, log_request
 from channelkit._lifecycle import logger
 from channelkit._request_body import HELD, RequestBody
 from channelkit.errors import BadRequest, HandlerError
@@ -39,10 +41,14 @@ class Http1Exchange(HttpExchange):
         "_remaining",
         "_state",
         "answered",
+        "begun",
         "body",
+        "client",
         "continued",
         "head",
         "keep_alive",
+        "size",
+        "status",
         "watched",
     )
 
@@ -64,6 +70,10 @@ class Http1Exchange(HttpExchange):
         self._remaining: int | None = None
         self.continued = False  # 100 Continue was due and is settled
         self.watched = False  # the client's FIN ends this exchange
+        self.client: Any = None
+        self.status = 0  # of the response, once it has begun
+        self.size = 0  # bytes of its body
+        self.begun = self.loop.time()
         self.answered = False  # complete, but the rest of the request's body is still to be read away
 
     # -- spi.Exchange
@@ -123,6 +133,8 @@ class Http1Exchange(HttpExchange):
         self._no_body = bodiless(status) or not self.body_allowed
         self._remaining = None if self._no_body or chunked else length
         self._state = STARTED
+        self.status = status
+        self.loop.meters.responses[status] += 1
         self._connection.link.write(data)
         return not self._no_body
 
@@ -153,6 +165,7 @@ class Http1Exchange(HttpExchange):
         data = wire.data
         if not data or self._no_body or self._state != STARTED:
             return
+        self.size += len(data)
         if self._chunked:
             if wire.chunk is None:
                 wire.chunk = chunk(data)
@@ -195,9 +208,17 @@ class Http1Exchange(HttpExchange):
 
     def _complete(self) -> None:
         self._state = OVER
+        self._log(whole=True)
         if self.listener is not None:
             self.listener.finished()
         self._connection.response_done(self)
+
+    def _log(self, *, whole: bool) -> None:
+        if access.isEnabledFor(logging.INFO):
+            head, seconds = self.head, self.loop.time() - self.begun
+            log_request(
+                self.client, head.method, head.target, head.http_version, self.status, self.size, seconds, whole
+            )
 
     def upgrade(self, subprotocol: str | None, headers: Iterable[tuple[str, str]]) -> WebSocketExchange:
         if self.gone:
@@ -220,6 +241,9 @@ class Http1Exchange(HttpExchange):
         if self.head.expect_continue:
             data = CONTINUE + data  # RFC 9110 7.8
         self._state = OVER
+        self.status = 101
+        self.loop.meters.responses[101] += 1
+        self._log(whole=True)
         return self._connection.become_websocket(data, deflate)
 
     def watch_client(self) -> None:
@@ -248,6 +272,7 @@ class Http1Exchange(HttpExchange):
             return
         self._state = OVER
         self.gone = True
+        self._log(whole=False)
         if self.body is not None:
             self.body.fail(BadRequest(400, "the client went away before its request was complete"))
         if self.listener is not None:

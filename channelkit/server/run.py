@@ -12,17 +12,25 @@ from functools import partial
 from typing import Any, Literal, Unpack
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskStatus
 
+from channelkit._draining import OnStop
 from channelkit._lifecycle import logger
 from channelkit._loop import Loop, open_loop
 from channelkit.config import Config, ServerOptions
-from channelkit.errors import ConfigError, NotAvailable
+from channelkit.errors import ConfigError
 from channelkit.responding import Handler, checked_handler
+from channelkit.server import systemd
+from channelkit.server.certificates import Certificates, reload_all
 from channelkit.server.core import ServerCore
+from channelkit.server.heartbeat import Heartbeat
 from channelkit.server.lifespan import Lifespan, lifespan_of, living
-from channelkit.server.listener import listen
-from channelkit.server.pump.reactor import Listener, Reactor
+from channelkit.server.listener import Opened, open_all
+from channelkit.server.pump.reactor import Reactor
+from channelkit.server.pump.tls_link import TlsAcceptor
+from channelkit.statistics import ServerStatistics
+from channelkit.wire.client_hello import INTERNAL_ERROR
 from channelkit.wire.http1_responses import BUSY
 
 Status = Literal["starting", "running", "stopping", "stopped"]
@@ -33,24 +41,36 @@ class Server:
 
     def __init__(self) -> None:
         self._status: Status = "starting"
+        self._opened: list[Opened] = []
+        self._addresses: tuple[str, ...] = ()
         self._port = 0
+        self._owns_process = False
         self._core: ServerCore | None = None
         self._loop: Loop | None = None
         self._stop_requested = False
         self._timeout = 0.1
         self._wanted: anyio.Event | None = None
         self._hurry: anyio.CancelScope | None = None
+        self._on_stop: OnStop | None = None
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
     def __repr__(self) -> str:
-        return f"<channelkit server on port {self._port}, {self._status}>"
+        return f"<channelkit server on {', '.join(self._addresses) or 'nothing'}, {self._status}>"
 
     @property
     def port(self) -> int:
-        """The port it listens on; the one the system chose, if 0 was asked for."""
+        """The TCP port it listens on, the first of several; the one the system chose, if 0 was asked for.
+
+        0 if it listens on UNIX sockets only.
+        """
         return self._port
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Everything it listens on, in the order of the options: `http://127.0.0.1:8090`, `unix:/run/app.sock`."""
+        return self._addresses
 
     @property
     def status(self) -> Status:
@@ -62,10 +82,32 @@ class Server:
         """How many connections are open now."""
         return len(self._core.connections) if self._core is not None else 0
 
+    def statistics(self) -> ServerStatistics:
+        """What it has done and what is open, now.  May be called from any thread, while it runs and afterwards.
+
+        Raises RuntimeError before it listens.
+        """
+        if self._core is None:
+            raise RuntimeError("the server does not listen yet, so there are no numbers")
+        return self._core.statistics()
+
     @property
     def limit_counts(self) -> dict[str, int]:
         """How often each limit and timeout has acted since the start, by its name; see docs/limits.md."""
         return dict(self._loop.tally.counts) if self._loop is not None else {}
+
+    def reload_certificates(self) -> None:
+        """Read the files of `ssl=TLS(...)` again, for the handshakes to come; open connections stay as they are.
+
+        From any thread; it reads files.  Raises ConfigError if something is wrong with one of them, or there are none:
+        then everything stays as it was.
+        """
+        reload_all(self._certificates)
+        logger.info("the certificates were read again; new TLS connections get them")
+
+    @property
+    def _certificates(self) -> list[Certificates]:
+        return [one.certificates for one in self._opened if one.certificates is not None]
 
     def stop(self, timeout: float = 0.1) -> None:
         """Stop, and wait until it has stopped.  For any thread but the loop's own; there use `stop_soon`.
@@ -132,19 +174,20 @@ class Server:
     async def _listen(
         self, handler: Handler, config: Config, handle_signals: bool, task_status: TaskStatus[Server]
     ) -> None:
-        sock = listen(config.ip, config.port, config.backlog)
-        self._port = sock.getsockname()[1]
+        self._opened = open_all(config)
+        self._addresses = tuple(map(str, self._opened))
+        self._port = next((one.port for one in self._opened if one.port), 0)
         self._wanted = anyio.Event()
         try:
             async with open_loop() as loop:
                 self._loop = loop
                 reactor = Reactor(loop, config)
                 try:
-                    await self._serve(reactor, loop, handler, config, sock, handle_signals, task_status)
+                    await self._serve(reactor, loop, handler, config, handle_signals, task_status)
                 finally:
                     reactor.close()
         finally:
-            sock.close()
+            self._stop_listening()
 
     async def _serve(
         self,
@@ -152,39 +195,60 @@ class Server:
         loop: Loop,
         handler: Handler,
         config: Config,
-        sock: Any,
         handle_signals: bool,
         task_status: TaskStatus[Server],
     ) -> None:
         async with anyio.create_task_group() as handlers:
             core = self._core = ServerCore(handler, config, loop, handlers)
+            core.on_stop = self._on_stop
             core.lingering = lambda: reactor.links
             reactor.on_link_closed = core.changed
-            listener = reactor.listen(sock, core.connect, BUSY)
+            for one in self._opened:
+                _serve_listener(one, reactor, core)
+            heartbeat = Heartbeat(loop, config.slow_callback)
             self._status = "running"
             try:
-                async with _signals(self, handle_signals):
+                async with _process(self, handle_signals, config.drain_timeout):
                     task_status.started(self)
                     assert self._wanted is not None
                     await self._wanted.wait()
-                    await self._drain(core, listener)
+                    self._stop_listening()
+                    with anyio.CancelScope() as self._hurry:
+                        await core.drain(self._timeout, config.spread)
             finally:
-                self._status = "stopping"
-                listener.close()
+                self._stop_listening()
+                heartbeat.stop()
                 with anyio.CancelScope(shield=True):
                     await core.cut()
 
-    async def _drain(self, core: ServerCore, listener: Listener) -> None:
-        self._status = "stopping"
-        listener.close()
-        with anyio.CancelScope() as self._hurry:
-            await core.drain(self._timeout)
+    def _stop_listening(self) -> None:
+        """The end has begun, or is over."""
+        if self._status == "running":
+            self._status = "stopping"
+            self._tell(systemd.STOPPING)
+        for one in self._opened:
+            one.close()
+
+    def _tell(self, *states: str) -> None:
+        """Tell the service manager, if this server is what the process is there for."""
+        if self._owns_process:
+            systemd.notify(*states)
+
+
+def _serve_listener(one: Opened, reactor: Reactor, core: ServerCore) -> None:
+    if one.certificates is None:
+        one.listener = reactor.listen(one.sock, core.connect, BUSY, one.config)
+    else:
+        tls = TlsAcceptor(one.certificates)
+        one.listener = reactor.listen(one.sock, core.connect, INTERNAL_ERROR, one.config, tls)
+    logger.info("listening on %s", one)
 
 
 async def serve(
     handler: Handler,
     *,
     lifespan: Lifespan | None = None,
+    on_stop: OnStop | None = None,
     handle_signals: bool = True,
     task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED,
     **options: Unpack[ServerOptions],
@@ -192,23 +256,30 @@ async def serve(
     """Serve `handler` until stopped: `anyio.run(serve, handler)`, or `server = await tg.start(serve, handler)`.
 
     `lifespan` makes an async context manager that is opened before the server listens and closed after it has
-    drained; by default it is the handler's own `lifespan`, if it has one, as an `ASGIHandler` does.  `options` are the
+    drained; by default it is the handler's own `lifespan`, if it has one, as an `ASGIHandler` does.  `on_stop()` is
+    called when it begins to stop, before anything is closed, and awaited if it is asynchronous: the time to say a last
+    word to everybody; by default the handler's own `on_stop`, if it has one.  It is part of the patience, is cancelled
+    with it, and is not called when `serve` is cancelled.  `options` are the
     fields of `Config`.  Reports its `Server` once it listens.  In the main thread SIGINT and
-    SIGTERM stop it with one second of patience, a second one at once; `handle_signals=False` leaves them alone.
+    SIGTERM stop it with the patience of `drain_timeout`, a second one at once, and with `ssl=TLS(...)` SIGHUP reads
+    the certificates again; `handle_signals=False` leaves all of them alone.
     Cancelled, it closes every channel with 1001, runs every `on_close`, and cuts the rest.
 
     Raises ConfigError for options or a handler that cannot work, OSError if it cannot listen; what the lifespan
     raises, such as LifespanFailed of an ASGI application that cannot start; and whatever BaseException, such as
     KeyboardInterrupt, a callback lets out.
     """
-    config = _config(options)
-    await Server()._run(checked_handler(handler), lifespan_of(handler, lifespan), config, handle_signals, task_status)
+    config = checked_config(options)
+    server = Server()
+    server._on_stop = _on_stop_of(handler, on_stop)
+    await server._run(checked_handler(handler), lifespan_of(handler, lifespan), config, handle_signals, task_status)
 
 
 def run_server(
     handler: Handler,
     *,
     lifespan: Lifespan | None = None,
+    on_stop: OnStop | None = None,
     backend: Literal["asyncio", "trio"] = "asyncio",
     **options: Unpack[ServerOptions],
 ) -> Server:
@@ -216,12 +287,13 @@ def run_server(
 
     The thread is a daemon: keep the program alive with `server.join()`.  Options and errors as for `serve`.
     """
-    config = _config(options)
+    config = checked_config(options)
     checked_handler(handler)
     lifespan = lifespan_of(handler, lifespan)
     if backend not in ("asyncio", "trio"):
         raise ConfigError(f"backend must be 'asyncio' or 'trio', not {backend!r}")
     server = Server()
+    server._on_stop = _on_stop_of(handler, on_stop)
     started = threading.Event()
     status = _ThreadStatus(started)
     main = partial(server._run, handler, lifespan, config, False, status)
@@ -233,6 +305,13 @@ def run_server(
     if server.status != "running" and server._error is not None:
         server.join()  # raises it
     return server
+
+
+def _on_stop_of(handler: Handler, on_stop: OnStop | None) -> OnStop | None:
+    found = getattr(handler, "on_stop", None) if on_stop is None else on_stop
+    if found is not None and not callable(found):
+        raise ConfigError(f"on_stop must be a function without arguments, not {found!r}")
+    return found
 
 
 class _ThreadStatus:
@@ -258,32 +337,52 @@ def _thread_main(server: Server, main: Any, backend: str, started: threading.Eve
         started.set()
 
 
-def _config(options: Any) -> Config:
+def checked_config(options: Any) -> Config:
+    """The options as a Config.  Raises ConfigError, or TypeError for a name that is no option."""
     try:
-        config = Config(**options)
+        return Config(**options)
     except TypeError as error:
         raise TypeError(f"{error}; the options are the fields of channelkit.Config") from None
-    if config.proxy_protocol != "disable":
-        raise NotAvailable("the PROXY protocol is not in this version; leave proxy_protocol at 'disable'")
-    return config
 
 
 @asynccontextmanager
-async def _signals(server: Server, wanted: bool) -> AsyncIterator[None]:
-    """SIGINT and SIGTERM stop the server while this is open; only the main thread may listen to them."""
+async def _process(server: Server, wanted: bool, patience: float) -> AsyncIterator[None]:
+    """While this is open the process is the server's: SIGINT and SIGTERM stop it, systemd is told how it is.
+
+    SIGHUP reads certificates again, if it has files of them.
+
+    Only the main thread may listen to signals.
+    """
     if not wanted or threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
         yield
         return
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if any(certificates.reloadable for certificates in server._certificates):
+        numbers.append(signal.SIGHUP)
+    with anyio.open_signal_receiver(*numbers) as received:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_watch_signals, server, received)
+            tasks.start_soon(_watch_signals, server, received, patience)
+            server._owns_process = True
+            server._tell(systemd.READY, f"STATUS=listening on {', '.join(server.addresses)}")
             yield
             tasks.cancel_scope.cancel()
 
 
-async def _watch_signals(server: Server, received: AsyncIterator[signal.Signals]) -> None:
-    patience = 1.0
+async def _watch_signals(server: Server, received: AsyncIterator[signal.Signals], patience: float) -> None:
     async for number in received:
+        if number == signal.SIGHUP:
+            await _reload(server)
+            continue
         logger.info("%s: stopping", number.name)
         server.stop_soon(patience)
         patience = 0.0
+
+
+async def _reload(server: Server) -> None:
+    """Nobody is there to catch what is wrong: it is logged, and the old certificates stay."""
+    systemd.reloading()
+    try:
+        await anyio.to_thread.run_sync(server.reload_certificates)
+    except ConfigError as error:
+        logger.error("SIGHUP: the certificates stay as they were: %s", error)
+    systemd.notify(systemd.READY)

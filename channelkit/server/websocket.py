@@ -66,9 +66,9 @@ class WebSocketConnection(WebSocketExchange):
         self._link = self.outbox = link
         self.write = link.write
         self.loop = core.loop
-        self.config = core.config
+        self.config = config = link.config
         self.host = core
-        self._codec = WebSocketCodec(core.config.max_ws, max_fragments=core.config.max_fragments, deflate=deflate)
+        self._codec = WebSocketCodec(config.max_ws, max_fragments=config.max_fragments, deflate=deflate)
         self.text, self.binary, self.wire_format = text_frame, binary_frame, PLAIN
         if deflate is not None:
             self._compress(deflate)
@@ -82,7 +82,7 @@ class WebSocketConnection(WebSocketExchange):
         self._question: bytes | None = None  # in the ping before our close frame
         self._all_read = False  # the peer has answered it: it has read all that we sent
         self._deadline = Deadline(core.loop, self._expired)
-        self._deadline.set(core.config.ping_interval)
+        self._deadline.set(config.ping_interval)
         core.connections.add(self)
 
     def _compress(self, deflate: Agreement) -> None:

@@ -66,11 +66,12 @@ def origin(
     """P8.  `own` are the origins of the host the request was sent to, `allowed` those the application lists.
 
     An Origin, if sent, must be one of them.  A request whose authority is a cookie must prove where it comes from: by
-    Origin, else by Sec-Fetch-Site, else by the origin of Referer.  A bearer's request needs no Origin (curl).
+    Origin, else by Sec-Fetch-Site, else by the origin of Referer.  A bearer's request needs no Origin (curl).  "*"
+    among `allowed` admits every origin, but lends nobody the authority of a cookie: that takes a name.
     """
     good = own | allowed
     if sent is not None:
-        return None if sent in good or "*" in allowed else refusals.origin()
+        return None if sent in good or ("*" in allowed and not by_cookie) else refusals.origin()
     if not by_cookie or fetch_site == "same-origin":
         return None
     if fetch_site is None and referer is not None and origin_of(referer) in good:

@@ -16,8 +16,8 @@ class Ending:
     """The one end of a session.
 
     `outcome` is the word the wire uses; `by` who ended it; `code` and `reason` those of the end.  `clean`: everything
-    this side numbered is in the other's inbox.  Otherwise `unacknowledged` messages may be lost; whether they arrived
-    is not known.
+    this side numbered is in the other's inbox.  Otherwise `unacknowledged` messages (of so many bytes) may be lost;
+    whether they arrived is not known.
     """
 
     outcome: Outcome
@@ -26,8 +26,9 @@ class Ending:
     reason: str
     clean: bool
     unacknowledged: int
+    unacknowledged_bytes: int
 
-    def close_info(self, *, server: bool, unsent_bytes: int = 0, unread: int = 0) -> CloseInfo:
+    def close_info(self, *, server: bool, unread: int = 0) -> CloseInfo:
         """The same in the words of a channel.  `delivered` is never None: a session knows."""
         return CloseInfo(
             status=self._status(server=server),
@@ -35,7 +36,7 @@ class Ending:
             reason=self.reason,
             by=self.by,
             delivered=self.clean,
-            unsent=unsent_bytes,
+            unsent=self.unacknowledged_bytes,
             unread=unread,
         )
 

@@ -30,7 +30,7 @@ class Life:
         assert self.ending is None
         left = sender.unacknowledged
         clean = left == 0 and outcome == ENDED
-        self.ending = Ending(outcome, by, code, reason, clean, left)
+        self.ending = Ending(outcome, by, code, reason, clean, left, sender.bytes if left else 0)
         self.close_at = NEVER
         sender.clear()
         receiver.stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 
 NEVER = math.inf
 
@@ -38,7 +37,7 @@ class AttachRate:
     def __init__(self, most: int, interval: float) -> None:
         self.most = most
         self.interval = interval
-        self.times: deque[float] = deque()
+        self.times: list[float] = []
         self.last: float | None = None
 
     def refused(self, now: float, *, progress: bool) -> float | None:
@@ -46,7 +45,7 @@ class AttachRate:
         if not self._counts(now, progress=progress):
             return None
         while self.times and self.times[0] <= now - self.interval:
-            self.times.popleft()
+            del self.times[0]
         if len(self.times) < self.most:
             return None
         return min(self.CLOSE_TOGETHER, self.times[0] + self.interval - now)

@@ -49,13 +49,14 @@ class Receiver:
 
     def take(self, frame: Numbered) -> Take:
         """The take rule: n <= have is a duplicate, have + 1 is taken if the window holds it, more is a gap."""
-        n = frame.n
-        if n != self.have + 1:
-            return Take.DUPLICATE if n <= self.have else Take.GAP
+        if frame.n <= self.have:
+            return Take.DUPLICATE
+        if frame.n != self.have + 1:
+            return Take.GAP
         taken_bytes = self.taken_bytes + frame.size
-        if (n - self.recv > self.window or taken_bytes > self.window_bytes) and not isinstance(frame, End):
+        if (frame.n - self.recv > self.window or taken_bytes > self.window_bytes) and not isinstance(frame, End):
             return Take.NO_ROOM
-        self.have = n
+        self.have = frame.n
         self.hold.append(frame)
         self.taken_bytes = taken_bytes
         return Take.TAKEN

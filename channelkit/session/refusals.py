@@ -132,6 +132,11 @@ def rate(ack: int | None, retry_after: float) -> Refusal:
     return Refusal(429, "rate", "too many attaches", ack, retry_after)
 
 
+def guessing(retry_after: float) -> Refusal:
+    """429: too many failed credentials from this address; whoever presents a right one is not held back."""
+    return Refusal(429, "rate", "too many failed credentials from this address", None, retry_after)
+
+
 def crowded(retry_after: float = 5.0, *, own_fault: bool = False) -> Refusal:
     """503: no room for another session; 429 if it is this principal who has too many.  At creation only."""
     return Refusal(429 if own_fault else 503, "full", "too many sessions", None, retry_after)

@@ -124,9 +124,9 @@ class Host:
         await peer.open(path, headers or [], subprotocols or [])
         return peer
 
-    async def exchange(self, data: bytes) -> bytes:
+    async def exchange(self, data: bytes, **network: Any) -> bytes:
         """Send `data` on a new connection and read until the server ends it."""
-        stream = self.connect()
+        stream = self.connect(**network)
         await stream.send(data)
         return await read_all(stream)
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, SocketAttribute
 
 KIB = 1024
 Chunks = Sequence[int] | Callable[[int], int]
@@ -66,14 +67,16 @@ def pair(
     latency: float = 0.0,
     chunks: Chunks | None = None,
     back: Line | None = None,
+    address: tuple[str, int] | None = None,
 ) -> tuple[MemoryStream, MemoryStream]:
     """Two connected streams.
 
     The options are for both directions, unless `back` describes the one from the second stream to the first.
+    `address` is what the first stream takes the second's for: where its peer is.
     """
     there = Line(capacity=capacity, latency=latency, chunks=chunks)
     outward, homeward = _Line(there), _Line(back or there)
-    return MemoryStream(outward, homeward), MemoryStream(homeward, outward)
+    return MemoryStream(outward, homeward, address), MemoryStream(homeward, outward)
 
 
 class MemoryStream(ByteStream):
@@ -83,7 +86,8 @@ class MemoryStream(ByteStream):
     `stall`, `half_close` and the count of `cut` are about the direction this end sends in.
     """
 
-    def __init__(self, outgoing: _Line, incoming: _Line) -> None:
+    def __init__(self, outgoing: _Line, incoming: _Line, peer: tuple[str, int] | None = None) -> None:
+        self._peer = peer
         self._outgoing = outgoing
         self._incoming = incoming
         self._closed = False
@@ -91,6 +95,12 @@ class MemoryStream(ByteStream):
         self._receiving = anyio.ResourceGuard("receiving from")
 
     # -- the stream
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """Where the peer is, if that was said."""
+        peer = self._peer
+        return {} if peer is None else {SocketAttribute.remote_address: lambda: peer}
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Wait for bytes and return up to `max_bytes` of what has arrived.  Cancelled, nothing is taken.

@@ -337,6 +337,13 @@ class SocketEnd(ByteStream):
         self.reset()
         await anyio.lowlevel.checkpoint()
 
+    def send_now(self, data: bytes) -> None:
+        """Send what the kernel takes of `data` at once; the rest is lost."""
+        try:
+            self._sock.send(data)
+        except OSError:
+            pass
+
     def half_close(self) -> None:
         """End our direction."""
         try:

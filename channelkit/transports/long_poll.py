@@ -8,15 +8,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from channelkit.http import Response
+from channelkit.responding import ANSWERED, Answered
 from channelkit.session.actions import Finish, Kind
 from channelkit.session.codec import encode_line
-from channelkit.session.server import Refused
-from channelkit.spi import HttpExchange
+from channelkit.session.refusals import Refusal
+from channelkit.spi import SPI_VERSION, HttpExchange
 from channelkit.transports.session_http import NDJSON, NO_STORE, refusal_response
 
 if TYPE_CHECKING:
     from channelkit.session.frames import Frame
-    from channelkit.transports.session import LiveSession, Parcel
+    from channelkit.spi import Session, Visit
+
+
+class PollSessions:
+    """Sessions over polls, at /poll."""
+
+    name = "long_poll"
+    spi_version = SPI_VERSION
+    ways = ("poll",)
+    hello_first = False
+
+    async def carry(self, visit: Visit, way: str) -> Response | Answered:
+        query = visit.query()
+        session = visit.session()
+        if isinstance(session, Refusal):
+            return refusal_response(session)
+        answer = await PollCarrier(session, visit.exchange).answered(query.a, query.ack, query.wait)
+        return ANSWERED if answer is None else answer
 
 
 class PollCarrier:
@@ -24,7 +42,7 @@ class PollCarrier:
 
     __slots__ = ("_answer", "_body", "_exchange", "_gone", "_news", "_number", "_session")
 
-    def __init__(self, session: LiveSession, exchange: HttpExchange) -> None:
+    def __init__(self, session: Session, exchange: HttpExchange) -> None:
         self._session = session
         self._exchange = exchange
         self._number: int | None = None
@@ -37,9 +55,9 @@ class PollCarrier:
         """Attach and wait for the answer; None if the client has gone."""
         self._exchange.listener = self
         result = self._session.attach(Kind.POLL, a, ack, self, wait)
-        if isinstance(result, Refused):
+        if isinstance(result, Refusal):
             self._exchange.listener = None
-            return refusal_response(result.refusal)
+            return refusal_response(result)
         self._number = result
         self._exchange.watch_client()
         try:
@@ -52,13 +70,10 @@ class PollCarrier:
                 self._exchange.listener = None
         return self._answer
 
-    # -- session.Carrier
+    # -- spi.Carrier
 
     def write(self, frames: tuple[Frame, ...]) -> None:
         self._body = b"".join(map(encode_line, frames))
-
-    def message(self, n: int, parcel: Parcel) -> None:
-        raise AssertionError("a poll is answered whole, by `write`")
 
     def finish(self, action: Finish) -> None:
         if self._body is not None:

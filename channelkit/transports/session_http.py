@@ -6,15 +6,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from channelkit.http import Response
+from channelkit.responding import ANSWERED, Answered
 from channelkit.session.actions import Finish, Kind
 from channelkit.session.codec import encode_answer, encode_event, encode_line
+from channelkit.session.parcel import Parcel
 from channelkit.session.refusals import Refusal, for_events
-from channelkit.session.server import Refused
-from channelkit.spi import HttpExchange, HttpWire
-from channelkit.transports.session import LiveSession, Parcel
+from channelkit.spi import SPI_VERSION, HttpExchange, HttpWire
 
 if TYPE_CHECKING:
     from channelkit.session.frames import Frame
+    from channelkit.spi import Session, Visit
 
 NO_STORE = (("Cache-Control", "no-store, no-transform"),)
 NDJSON = ("Content-Type", "application/x-ndjson")
@@ -41,15 +42,46 @@ def ack_response(ack: int) -> Response:
     return Response(200, [("Content-Type", "application/json"), *NO_STORE], encode_answer(ack))
 
 
+class StreamSessions:
+    """Sessions over streaming responses: lines of JSON at /stream, Server-Sent Events at /events."""
+
+    name = "http_stream"
+    spi_version = SPI_VERSION
+    ways = ("stream", "events")
+    hello_first = False
+
+    def carry(self, visit: Visit, way: str) -> Response | Answered:
+        events = way == "events"
+        query = visit.query(visit.request.headers.get("last-event-id") if events else None)
+        session = visit.session()
+        if isinstance(session, Refusal):
+            refused: Refusal | None = session
+        else:
+            kind = Kind.EVENTS if events else Kind.STREAM
+            carrier = StreamCarrier(session, visit.exchange, kind, query.ack, visit.fields)
+            refused = carrier.begin(query.a, query.ack)
+        if refused is None:
+            return ANSWERED
+        return events_refusal(refused, query.ack) if events else refusal_response(refused)
+
+
 class StreamCarrier:
     """One streaming response.  `spi.Listener` of its exchange, and the session's carrier until either ends."""
 
-    __slots__ = ("_encode", "_exchange", "_form", "_kind", "_number", "_session")
+    __slots__ = ("_encode", "_exchange", "_fields", "_form", "_kind", "_number", "_session")
 
-    def __init__(self, session: LiveSession, exchange: HttpExchange, kind: Kind, presented: int) -> None:
+    def __init__(
+        self,
+        session: Session,
+        exchange: HttpExchange,
+        kind: Kind,
+        presented: int,
+        fields: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         self._session = session
         self._exchange = exchange
         self._kind = kind
+        self._fields = fields
         self._number: int | None = None
         self._encode: Callable[[Frame], bytes] = encode_line
         self._form = Parcel.line
@@ -57,11 +89,11 @@ class StreamCarrier:
             self._encode = lambda frame: encode_event(frame, presented)
             self._form = Parcel.event
 
-    def begin(self, a: int, ack: int) -> Refused | None:
+    def begin(self, a: int, ack: int) -> Refusal | None:
         """Attach: the head and everything pending are written then.  A refusal is the caller's to answer."""
         self._exchange.listener = self
         result = self._session.attach(self._kind, a, ack, self)
-        if isinstance(result, Refused):
+        if isinstance(result, Refusal):
             self._exchange.listener = None
             return result
         self._number = result
@@ -70,12 +102,12 @@ class StreamCarrier:
             self._exchange.loop.call_soon(self.lost, None)
         return None
 
-    # -- session.Carrier
+    # -- spi.QuickCarrier
 
     def write(self, frames: tuple[Frame, ...]) -> None:
         if not self._exchange.started:
             content_type = EVENTS if self._kind is Kind.EVENTS else NDJSON
-            self._exchange.start(200, [content_type, *UNBUFFERED], None)
+            self._exchange.start(200, [content_type, *UNBUFFERED, *self._fields], None)
         self._exchange.write(HttpWire(b"".join(map(self._encode, frames))))
 
     def message(self, n: int, parcel: Parcel) -> None:

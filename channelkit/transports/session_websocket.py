@@ -7,19 +7,40 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from channelkit._deadline import Deadline
-from channelkit.errors import BadMessage
+from channelkit.errors import BadMessage, BadRequest
+from channelkit.http import Response
+from channelkit.responding import ANSWERED, Answered
 from channelkit.session.actions import Finish, Kind
 from channelkit.session.codec import decode_websocket, encode_websocket, read_client_hello
-from channelkit.session.frames import ClientHello, Frame, Hello
+from channelkit.session.frames import SUBPROTOCOL, ClientHello, Frame, Hello
 from channelkit.session.refusals import Refusal
-from channelkit.session.server import Refused
-from channelkit.spi import WebSocketExchange
+from channelkit.spi import SPI_VERSION, WebSocketExchange
 
 if TYPE_CHECKING:
-    from channelkit.transports.session import LiveSession, Parcel
+    from channelkit.session.parcel import Parcel
+    from channelkit.spi import Session, Visit
 
 POLICY_VIOLATION = 1008
 REASON = 123  # bytes of a close frame's reason (RFC 6455 5.5)
+
+
+class WebSocketSessions:
+    """Sessions over WebSockets, at /ws; there also without a session, which the hello then makes."""
+
+    name = "websocket"
+    spi_version = SPI_VERSION
+    ways = ("ws",)
+    hello_first = True
+
+    def carry(self, visit: Visit, way: str) -> Response | Answered:
+        if not visit.request.is_websocket:
+            return Response(426, {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}, "Upgrade Required\n")
+        if SUBPROTOCOL not in visit.request.subprotocols:
+            raise BadRequest(400, f"a session's WebSocket needs the subprotocol {SUBPROTOCOL}")
+        websocket = visit.exchange.upgrade(SUBPROTOCOL, ())
+        WebSocketCarrier(websocket, visit.welcome, visit.config.max_message, visit.config.hello_timeout)
+        visit.exchange.watch_client()
+        return ANSWERED
 
 
 class WebSocketCarrier:
@@ -44,7 +65,7 @@ class WebSocketCarrier:
     def __init__(
         self,
         exchange: WebSocketExchange,
-        welcome: Callable[[ClientHello], tuple[LiveSession, str | None] | Refusal],
+        welcome: Callable[[ClientHello], tuple[Session, str | None] | Refusal],
         max_message: int,
         hello_timeout: float,
     ) -> None:
@@ -52,7 +73,7 @@ class WebSocketCarrier:
         self._text, self._write = exchange.text, exchange.write
         self._welcome = welcome
         self._max_message = max_message
-        self._session: LiveSession | None = None
+        self._session: Session | None = None
         self._number = 0
         self._secret: str | None = None
         self._over = False
@@ -60,7 +81,7 @@ class WebSocketCarrier:
         self._patience.set(hello_timeout)
         exchange.listener = self
 
-    # -- session.Carrier
+    # -- spi.QuickCarrier
 
     def write(self, frames: tuple[Frame, ...]) -> None:
         exchange = self._exchange
@@ -115,8 +136,8 @@ class WebSocketCarrier:
             return
         session, self._secret = found
         result = session.attach(Kind.WEBSOCKET, hello.a, hello.recv, self)
-        if isinstance(result, Refused):
-            self._close(result.refusal.close_code, result.refusal.close_reason)
+        if isinstance(result, Refusal):
+            self._close(result.close_code, result.close_reason)
             return
         self._session, self._number = session, result
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from channelkit.channel import Channel
 from channelkit.errors import BadRequest
@@ -130,18 +129,11 @@ class WebSocketTransport:
 def check_origin(request: Request, origins: tuple[str, ...] | None) -> None:
     """Raise BadRequest(403) for a page of a foreign origin: RFC 6455 10.2.
 
-    Only browsers send Origin, and they send the truth; `None` admits the request's own host, "*" everyone.
+    Only browsers send Origin, and they send the truth; `None` admits the request's own origins, "*" everyone.
     """
     origin = request.headers.get("origin")
     if origin is None or (origins is not None and ("*" in origins or origin in origins)):
         return
-    if origins is None and _host_of(origin) == request.headers.get("host", "").lower():
+    if origins is None and origin.lower() in request.origins:
         return
     raise BadRequest(403, f"origin {origin!r} is not allowed; name it in origins=[...]")
-
-
-def _host_of(origin: str) -> str | None:
-    try:
-        return urlsplit(origin).netloc.lower()
-    except ValueError:
-        return None  # no URL, so nobody's origin

@@ -145,7 +145,7 @@ def split_head(text: str) -> Parts:
 # -- what a head that has passed the gate means
 
 
-def judge(parts: Parts, limits: RequestLimits) -> tuple[RequestHead, bool]:
+def judge(parts: Parts, limits: RequestLimits, scheme: str = "http") -> tuple[RequestHead, bool]:
     """The head, and whether it announces nothing but itself.  Raises BadRequest."""
     method, target, version, fields = parts
     seen: dict[str, str] = {}
@@ -159,7 +159,7 @@ def judge(parts: Parts, limits: RequestLimits) -> tuple[RequestHead, bool]:
     elif version == "1.1":
         raise BadRequest(400, "no Host field")  # RFC 9112 3.2
     if target[0] != "/" or "#" in target or method == "CONNECT":
-        target, authority = read_target(method, target)
+        target, authority = read_target(method, target, scheme)
         if authority is not None:
             fields = _with_host(fields, authority)
     if len(seen) == 1 and host is not None:

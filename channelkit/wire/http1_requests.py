@@ -12,6 +12,7 @@ from __future__ import annotations
 import h11
 
 from channelkit.errors import BadRequest
+from channelkit.wire.client_hello import HANDSHAKE
 from channelkit.wire.http1_chunks import ChunkGate
 from channelkit.wire.http1_heads import (
     Fields,
@@ -110,13 +111,25 @@ class RequestReader:
     `feed` bytes, then call `next_event` until it returns None.  Each request is a `RequestHead`, its body as `bytes`
     in whatever pieces arrive, and `END`; then nothing more until `next_request`.  `next_event` raises BadRequest for
     bytes that make no request, and from then on always: nothing behind them may be answered (RFC 9112 11.2).
-    `fast=False` sends every request through h11; the events are the same.
+    `fast=False` sends every request through h11; the events are the same.  `scheme` is "https" behind TLS.
     """
 
-    __slots__ = ("_buffer", "_empty_lines", "_error", "_fast", "_gate", "_h11", "_limits", "_quick", "_state")
+    __slots__ = (
+        "_buffer",
+        "_empty_lines",
+        "_error",
+        "_fast",
+        "_gate",
+        "_h11",
+        "_limits",
+        "_quick",
+        "_scheme",
+        "_state",
+    )
 
-    def __init__(self, limits: RequestLimits, *, fast: bool = True) -> None:
+    def __init__(self, limits: RequestLimits, *, fast: bool = True, scheme: str = "http") -> None:
         self._limits = limits
+        self._scheme = scheme
         self._fast = fast
         self._quick = min(limits.max_line, limits.max_head)  # in a head of this size no limit on bytes can be passed
         self._buffer = bytearray()
@@ -196,6 +209,8 @@ class RequestReader:
         buffer = self._buffer
         if not buffer or (buffer[0] == _CR and not self._skip_empty_lines()):
             return None
+        if buffer[0] == HANDSHAKE:  # said at once: its end would never come
+            raise BadRequest(400, "a TLS handshake on a port that speaks plain HTTP (ssl= makes it speak TLS)")
         if self._fast and self._gate is None:
             head = self._quick_head()
             if head is not None:
@@ -222,7 +237,7 @@ class RequestReader:
         parts = match_simple(str(buffer if whole else buffer[:size], "latin-1"))
         if parts is None or len(parts[3]) > self._limits.max_headers:
             return None  # the gate finds out which line is wrong
-        head, simple = judge(parts, self._limits)
+        head, simple = judge(parts, self._limits, self._scheme)
         if not simple:
             return None
         del buffer[:size]
@@ -240,7 +255,7 @@ class RequestReader:
         del buffer[:size]
         self._gate = None
         parts = split_head(raw.decode("latin-1"))
-        head, simple = judge(parts, self._limits)
+        head, simple = judge(parts, self._limits, self._scheme)
         if not (simple and self._fast):
             self._begin_h11(raw, parts, head)
         self._state = _BODY_STATE if head.has_body else _ENDING

@@ -11,6 +11,11 @@ from http import HTTPStatus
 
 #: For a client that is turned away before it has asked for anything.
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+#: For a client that speaks HTTP where TLS is spoken.
+PLAIN_ON_TLS = (
+    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: 47\r\n\r\n"
+    b"this port speaks TLS: use https:// (or wss://)\n"
+)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 

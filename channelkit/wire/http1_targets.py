@@ -37,8 +37,8 @@ def _check_literal(literal: str) -> None:
         raise BadRequest(400, "what stands in brackets is no IPv6 address") from None
 
 
-def read_target(method: str, target: str) -> tuple[str, str | None]:
-    """The target in origin-form (or `*`), and the authority if the target has one.
+def read_target(method: str, target: str, served: str = "http") -> tuple[str, str | None]:
+    """The target in origin-form (or `*`), and the authority if the target has one; `served` is the one scheme there is.
 
     Raises BadRequest for what is none of the four forms, for CONNECT, and for a scheme that is not served here.
     """
@@ -56,8 +56,8 @@ def read_target(method: str, target: str) -> tuple[str, str | None]:
     if match is None:
         raise BadRequest(400, "malformed request target")
     scheme, authority, path, query = match.groups("")
-    if scheme.lower() != "http":
-        # RFC 9110 7.4: an https resource must not be served over a connection that is not secured.
+    if scheme.lower() != served:
+        # RFC 9110 7.4: an https resource must not be served over a connection that is not secured, nor the reverse.
         raise BadRequest(421, f"a target with the scheme {scheme[:20]!r}")
     check_host(authority)
     if not path:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -25,6 +25,8 @@ from benchmarks.frames import ACCEPT, Script, masked, payload_size, plain
 from benchmarks.load import Options, main, parse, run
 from benchmarks.process import usage
 from benchmarks.wires import BadReply
+from channelkit import Channel, Request, as_channel, run_server
+from channelkit.testing.tls import server_context
 
 PATIENCE = 10.0
 Behaviour = Callable[[list[bytes]], list[bytes]]
@@ -128,6 +130,22 @@ SHORT = Options(cell=ECHO, port=1, pid=os.getpid(), seconds=PATIENCE, warm=0, co
 def honest(payloads: list[bytes]) -> list[bytes]:
     """Every payload at once."""
     return list(payloads)
+
+
+@pytest.mark.parametrize("cell", ["echo64", "echo16k", "get", "idle"])
+def test_the_same_is_asked_over_tls(cell: str) -> None:
+    """A server of ours with the certificate of the benchmarks: every reply comes, in as many records as it takes."""
+
+    async def handler(request: Request) -> Any:
+        return as_channel(request, on_receive=Channel.send_nowait) if request.is_websocket else "Hello, world!"
+
+    server = run_server(handler, port=0, ssl=server_context())
+    try:
+        small = replace(CELLS[cell], connections=3)
+        result = run(replace(SHORT, cell=small, port=server.port, tls=True))
+    finally:
+        server.stop()
+    assert result.operations >= 3
 
 
 def reordering(payloads: list[bytes]) -> list[bytes]:

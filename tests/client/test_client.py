@@ -167,6 +167,24 @@ def test_a_successor_goes_on(transport: str, backend: Backend) -> None:
     assert room.received == ["kept"]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_loss_is_told(transport: str, backend: Backend) -> None:
+    """A server that is not reached within its grace: not delivered, with the bytes that nobody said to have."""
+
+    async def plan(network: Network) -> None:
+        async with connect(URL, transport=transport, dial=network.dial) as channel:
+            await echoes(channel, ["x"])
+            assert await channel.flush()
+            network.cut()
+            network.refusing = True
+            assert await channel.send("kept")
+            info = await channel.wait_closed()
+            assert (info.status, info.by, info.delivered, info.unsent) == ("lost", "network", False, 4)
+
+    play(backend, Room(), plan)
+
+
 @dataclass(frozen=True)
 class Step:
     """`what` happens, `after` so many bytes or seconds."""

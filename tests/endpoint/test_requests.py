@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import anyio
-import h11
 import pytest
 from wsproto.events import CloseConnection
 
 from channelkit import (
-    ASGIApp,
-    ASGIHandler,
     Channel,
     ConfigError,
     Endpoint,
@@ -26,131 +20,11 @@ from channelkit import (
     SessionConfig,
     reject,
 )
-from channelkit.testing import clock
 from channelkit.testing.clock import BACKENDS, Backend
-from channelkit.testing.host import Host, Refused, open_host, read_all
+from channelkit.testing.host import Refused, read_all
+from tests.endpoint.site import HOSTS, Answer, Site, echo, endpoint_of, run
 
-HOSTS = ("own", "asgi")
 pytestmark = [pytest.mark.parametrize("backend", BACKENDS), pytest.mark.parametrize("where", HOSTS)]
-
-
-@dataclass
-class Answer:
-    """One response."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def lines(self) -> list[Any]:
-        return [json.loads(line) for line in self.body.splitlines()]
-
-    @property
-    def plain(self) -> tuple[int, tuple[tuple[str, str], ...], bytes]:
-        """Everything but the date: for answers that must be the same to the byte."""
-        return self.status, tuple(sorted((k, v) for k, v in self.headers.items() if k != "date")), self.body
-
-
-class Site:
-    """A host with an endpoint at /room, and a client that sends one request a connection."""
-
-    def __init__(self, host: Host, app: ASGIApp | None) -> None:
-        self.host = host
-        self._app = app
-        self.sid = self.secret = ""
-
-    async def drain(self, timeout: float) -> None:
-        """As when the process is told to stop."""
-        if self._app is not None:
-            await self._app.drain(timeout)
-        await self.host.core.drain(timeout)
-
-    async def ask(self, method: str, path: str, body: bytes = b"", /, **headers: str) -> Answer:
-        fields = {
-            "Host": "test",
-            "Connection": "close",
-            **{name.replace("_", "-"): one for name, one in headers.items()},
-        }
-        if body or method == "POST":
-            fields["Content-Length"] = str(len(body))
-        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        data = await self.host.exchange(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
-        return parse(data, method)
-
-    async def create(self, query: str = "", **headers: str) -> Answer:
-        answer = await self.ask("POST", f"/room/ck{query}", **headers)
-        if answer.status == 201:
-            self.sid, self.secret = answer.json["sid"], answer.json["secret"]
-        return answer
-
-    async def session(self, method: str, way: str = "", body: bytes = b"", /, **headers: str) -> Answer:
-        """A request of the session, with its secret unless another credential is given."""
-        if "Cookie" not in headers:
-            headers.setdefault("Authorization", f"Bearer {self.secret}")
-        return await self.ask(method, f"/room/ck/{self.sid}{way}", body, **headers)
-
-    async def open(self, way: str) -> Any:
-        """A streaming request of the session, its response still to be read."""
-        stream = self.host.connect()
-        head = f"GET /room/ck/{self.sid}{way} HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {self.secret}\r\n\r\n"
-        await stream.send(head.encode())
-        return stream
-
-    async def poll(self, ack: int = 0, wait: float = 0, /, **headers: str) -> Answer:
-        return await self.session("GET", f"/poll?ack={ack}&wait={wait}", **headers)
-
-
-def parse(data: bytes, method: str) -> Answer:
-    client = h11.Connection(h11.CLIENT)
-    client.send(h11.Request(method=method, target="/", headers=[("Host", "test")]))
-    client.send(h11.EndOfMessage())
-    client.receive_data(data)
-    client.receive_data(b"")
-    answer = Answer(0, {}, b"")
-    while not isinstance(event := client.next_event(), h11.EndOfMessage):
-        if isinstance(event, h11.Response):
-            answer.status = event.status_code
-            answer.headers = {name.decode(): value.decode() for name, value in event.headers}
-        elif isinstance(event, h11.Data):
-            answer.body += event.data
-        elif event is h11.NEED_DATA or isinstance(event, h11.ConnectionClosed):
-            break
-    return answer
-
-
-@asynccontextmanager
-async def site(endpoint: Endpoint, where: str) -> AsyncIterator[Site]:
-    handler: Any = endpoint
-    app: ASGIApp | None = None
-    if where == "asgi":
-        app = ASGIApp(endpoint, handle_signals=False)
-        handler = ASGIHandler(app)
-    async with open_host(handler) as host:
-        yield Site(host, app)
-
-
-def run(endpoint: Endpoint, where: str, backend: Backend, talk: Callable[[Site], Awaitable[None]]) -> None:
-    """`talk` to an endpoint in virtual time."""
-
-    async def main() -> None:
-        async with site(endpoint, where) as found:
-            await talk(found)
-
-    clock.run(main, backend=backend)
-
-
-async def echo(channel: Channel) -> None:
-    async for message in channel:
-        await channel.send(message)
-
-
-def endpoint_of(handler: Any = echo, **options: Any) -> Endpoint:
-    return Endpoint(handler, **options)
 
 
 # -- the life of a session by curl -------------------------------------------------------------------------------------
@@ -588,14 +462,15 @@ def test_an_abandoned_session_ends_by_its_grace(where: str, backend: Backend) ->
     async def handler(channel: Channel) -> None:
         channel.on_close(lambda status: told.append((status, anyio.current_time())))
         assert await channel.send("x")
-        await channel.wait_closed()
+        assert (await channel.wait_closed()).unsent == 1
         assert not await channel.send("y")
+        told.append(("through", anyio.current_time()))
 
     async def talk(site: Site) -> None:
         await site.create()
         await site.poll()
         await anyio.sleep(60)
-        assert [status for status, _ in told] == ["abandoned"]
+        assert sorted(status for status, _ in told) == ["abandoned", "through"]
         assert told[0][1] == pytest.approx(30, abs=1)
         assert endpoint.session(site.sid) is None
         assert endpoint.session_count == 0
@@ -691,5 +566,3 @@ def test_options(where: str, backend: Backend) -> None:
         Endpoint(echo, transports=[])
     with pytest.raises(NotAvailable, match="plain function"):
         Endpoint(lambda channel: None)  # type: ignore[arg-type,return-value]
-    with pytest.raises(NotAvailable, match="processed"):
-        Endpoint(echo, session=SessionConfig(ack="processed"))

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from channelkit.testing.clock import BACKENDS, Backend
 from channelkit.testing.oracle import judge
-from channelkit.testing.plans import PUMPS, TRANSPORTS, Pump, TransportName, run_plan
+from channelkit.testing.plans import TRANSPORTS, Pump, TransportName, run_plan
 from channelkit.testing.strategies import plans
 
 CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize("pump", [pump for pump in PUMPS if pump != "asgi"])
+@pytest.mark.parametrize("pump", ["stream", "reactor"])
 @pytest.mark.parametrize("backend", BACKENDS)
 @settings(suppress_health_check=CHECKS)
 @given(data=st.data(), randomness=st.random_module())
@@ -37,3 +37,14 @@ def test_every_promise_under_asgi(
 ) -> None:
     """The same inside an ASGI application.  Half the examples: each goes through two servers."""
     judge(run_plan(data.draw(plans(transport)), backend, "asgi"))
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(suppress_health_check=CHECKS, max_examples=max(1, settings().max_examples // 3))
+@given(data=st.data(), randomness=st.random_module())
+def test_every_promise_over_tls(
+    backend: Backend, transport: TransportName, data: st.DataObject, randomness: Any
+) -> None:
+    """The same on the reactor with TLS.  A third of the examples: what it adds is between the link and the kernel."""
+    judge(run_plan(data.draw(plans(transport)), backend, "tls"))

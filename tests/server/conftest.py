@@ -222,7 +222,8 @@ class Host:
         return self.server.port
 
     def serve(self, handler: Handler, **options: Unpack[ServerOptions]) -> Host:
-        options.setdefault("port", 0)
+        if "listen" not in options:
+            options.setdefault("port", 0)
         self.server = run_server(handler, backend=self.backend, **options)
         return self
 
@@ -232,9 +233,11 @@ class Host:
         assert self.server._core is not None
         return self.server._core
 
-    def connect(self, receive_buffer: int | None = None, source: str = "") -> Peer:
-        """A new client; `source` is a loopback address other than 127.0.0.1."""
-        peer = Peer(self.port, receive_buffer, source)
+    def connect(self, receive_buffer: int | None = None, source: str = "", listener: int = 0) -> Peer:
+        """A new client; `source` is a loopback address other than 127.0.0.1, `listener` one of several for TCP."""
+        assert self.server is not None
+        port = int(self.server.addresses[listener].rpartition(":")[2]) if listener else self.port
+        peer = Peer(port, receive_buffer, source)
         self.peers.append(peer)
         return peer
 

@@ -368,3 +368,57 @@ def test_acknowledged_when_processed() -> None:
     machine.processed()
     machine.processed()
     assert machine.settle(0.0) == [act.Write(1, (Ack(2),))]
+
+
+def test_a_poll_answered_beside_a_candidate() -> None:
+    """A poll that ends while a WebSocket is being opened leaves nothing due, or the client's clock would spin."""
+    machine = client(POLL)
+    machine.ended(1, 0.0, clean=True)
+    machine.tick(machine.deadline)
+    assert (machine.kind, machine.link) == (POLL, Link.SENT)
+    (opening,) = machine.switch(WEBSOCKET, 1.0)
+    assert isinstance(opening, act.Open)
+    machine.ended(machine.attachment, 2.0, clean=True)
+    machine.opened(opening.attachment, 2.0)
+    machine.received(opening.attachment, HELLO, 2.0)
+    assert machine.link is Link.UP
+    assert machine.tick(2.0) == []
+    assert machine.deadline > 2.0
+
+
+def test_a_poller_believes_in_the_end_too() -> None:
+    """One poll may have been held in good faith beyond the last contact; those that fail after it prolong nothing."""
+    machine = client(POLL)
+    machine.ended(1, 0.0, clean=True)
+    machine.tick(machine.deadline)
+    assert machine.link is Link.SENT
+    machine.ended(machine.attachment, 20.0)  # cut: until now the server had it
+    now = 20.0
+    while machine.ending is None and now < 200.0:
+        now = machine.deadline
+        machine.tick(now)
+        machine.ended(machine.attachment, now)
+    assert (now, str(machine.ending and machine.ending.outcome)) == (50.0, "lost")
+
+
+def test_a_farewell_is_not_an_older_batchs_answer() -> None:
+    """The peer's end is acknowledged by a POST that says so; the answer to one that was under way says nothing."""
+    machine = client(STREAM)
+    (batch,) = posts(machine.send("late", 0.0))
+    machine.received(1, End(1, 1000, ""), 0.0)
+    machine.settle(0.0)
+    assert machine.ending is not None
+    (farewell,) = posts(machine.posted(batch.number, 409, "closing", 0, 0.0))
+    assert (farewell.ack, farewell.frames, machine.drained) == (1, (), False)
+    machine.posted(farewell.number, 410, "ended", None, 0.0)
+    assert machine.drained
+
+
+def test_a_close_acknowledges_what_arrived() -> None:
+    """Over a WebSocket the last acknowledgement goes before the end: the server's close is clean too."""
+    machine = client(WEBSOCKET)
+    machine.received(1, Text(1, "m"), 0.0)
+    machine.pull()
+    machine.settle(0.0)
+    writes = [action.frames for action in machine.close(1000, "", 0.0) if isinstance(action, act.Write)]
+    assert writes == [(Ack(1),), (End(1, 1000, ""),)]

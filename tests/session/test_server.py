@@ -256,6 +256,8 @@ def test_streams_rotate(spread: float, age: float) -> None:
         assert machine.deadline - now <= 20.0
         now = machine.deadline
     assert now == pytest.approx(age)
+    assert machine.deadline == pytest.approx(age + 5.0)  # the next is expected at once: not detached yet
+    assert machine.tick(machine.deadline) == [act.Detached()]
     assert machine.deadline == pytest.approx(age + 30.0)
 
 
@@ -306,6 +308,7 @@ def test_a_timeout_ends_a_close() -> None:
     assert isinstance(ended, act.Ended)
     assert ended.ending.unacknowledged == 1
     info = ended.ending.close_info(server=True)
+    assert info.unsent == 1
     assert (info.status, info.code, info.by, info.delivered) == (CloseStatus.SERVER_CLOSE, 1001, "local", False)
     assert machine.tick(99.0) == []
 

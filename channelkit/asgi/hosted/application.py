@@ -27,6 +27,7 @@ HOST_OPTIONS = frozenset(
         "port",
         "backlog",
         "server_header",
+        "ssl",
         "proxy_protocol",
         "max_line",
         "max_head",
@@ -34,6 +35,7 @@ HOST_OPTIONS = frozenset(
         "read_ahead",
         "max_connections",
         "max_connections_per_address",
+        "handshake_timeout",
         "head_timeout",
         "keep_alive_timeout",
         "pong_timeout",
@@ -46,7 +48,7 @@ HOST_OPTIONS = frozenset(
     }
 )
 
-#: Seconds for open responses at the end: as long as `serve` gives them, and less than any host's own patience.
+#: Seconds for open responses at the end, where `serve` gives them more: less than any host's own patience.
 DRAIN_TIMEOUT = 1.0
 
 
@@ -54,8 +56,9 @@ class ASGIApp:
     """`handler` as an ASGI 3 application: `app.mount("/chat", ASGIApp(chat))`, or `uvicorn module:name`.
 
     The handler is what `serve` takes, unchanged: requests become channels on any host, HTTP version and event loop.
-    `options` are the fields of `Config` that are not the host's business, and `drain_timeout` is the patience (in
-    seconds) at the end.  A lifespan is used where the host or a parent application gives one (see `lifespan`);
+    `options` are the fields of `Config` that are not the host's business; `drain_timeout`, the patience at the end, is
+    1 second by default here, because hosts have little of their own.  A lifespan is used where the host or a parent
+    application gives one (see `lifespan`);
     without it the first request starts what is needed, and nothing stays behind the last.
 
     When the process is told to stop (SIGINT, SIGTERM: heard beside the host's own handler, in the main thread, unless
@@ -69,13 +72,12 @@ class ASGIApp:
         self,
         handler: Handler,
         *,
-        drain_timeout: float = DRAIN_TIMEOUT,
         handle_signals: bool = True,
         **options: Unpack[ServerOptions],
     ) -> None:
         self._handler = checked_handler(handler)
+        options.setdefault("drain_timeout", DRAIN_TIMEOUT)
         self._config = _config(options)
-        self._drain_timeout = _seconds("drain_timeout", drain_timeout)
         self._handle_signals = handle_signals
         self._homes = Homes(self._config, self._opened)
         self._drained = False
@@ -104,7 +106,7 @@ class ASGIApp:
         cancelled and what is left is cut.  Returns when all is over; every `on_close` has run.  Any number may ask
         at once.  A handler of this application must not wait for it: it would wait for itself.
         """
-        patience = self._drain_timeout if timeout is None else _seconds("timeout", timeout)
+        patience = self._config.drain_timeout if timeout is None else _seconds("timeout", timeout)
         self._drained = True
         home = self._homes.current()
         if home is not None and home.core is not None:
@@ -123,7 +125,7 @@ class ASGIApp:
                 yield
             finally:
                 with anyio.CancelScope(shield=True):
-                    await core.end(self._drain_timeout)
+                    await core.end(self._config.drain_timeout)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()  # lifespan.startup
@@ -137,7 +139,7 @@ class ASGIApp:
         """What a core needs for as long as it lives."""
 
         def stop() -> None:
-            core.loop.spawn(core.end, self._drain_timeout)
+            core.loop.spawn(core.end, self._config.drain_timeout)
 
         with heard_signals(lambda: core.loop.run_from_signal(stop), self._handle_signals):
             yield

@@ -11,35 +11,45 @@ from typing import TYPE_CHECKING, Any
 from channelkit._deadline import Deadline
 from channelkit._lifecycle import logger
 from channelkit.server.pump.link import Engine, Link
+from channelkit.server.pump.proxied import Proxied, name_of
 
 if TYPE_CHECKING:
+    from channelkit.config import Config
     from channelkit.server.pump.reactor import Reactor
+    from channelkit.server.pump.tls_link import TlsAcceptor
+    from channelkit.wire.proxy_protocol import ProxyHeader
 
 ACCEPTS_PER_TURN = 64
+LAST_TURNS = 32  # at the end: 2,048 connections, more than `backlog` lets wait
 REST = 0.5  # seconds a listener rests when descriptors have run out
-_MAPPED = b"\0" * 10 + b"\xff\xff"  # before an IPv4 address that came to an IPv6 socket
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 OnConnect = Callable[[Link], Engine]
 
 
-def place_of(peer: Any) -> str | bytes | None:
-    """What counts as one address: an IPv4 address; of an IPv6 address the half that one customer is given, the /64."""
-    if not isinstance(peer, tuple):
+def told(address: Any) -> tuple[str, int] | None:
+    """(host, port) of a socket's address, None for UNIX sockets; IPv4 by its own address on an IPv6 socket too."""
+    if not isinstance(address, tuple):
         return None
-    host: str = peer[0]
-    if ":" not in host:
-        return host
-    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-    if packed.startswith(_MAPPED):
-        return socket.inet_ntoa(packed[len(_MAPPED) :])
-    return packed[:8]
+    host: str = address[0]
+    return (host[7:] if host.startswith("::ffff:") and "." in host else host), address[1]
 
 
 class Listener:
     """A listening socket of the reactor."""
 
-    def __init__(self, reactor: Reactor, sock: socket.socket, on_connect: OnConnect, busy: bytes) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        sock: socket.socket,
+        on_connect: OnConnect,
+        busy: bytes,
+        config: Config,
+        tls: TlsAcceptor | None,
+    ) -> None:
+        self._config = config  # of the connections that come by here
+        self._fronted = (config.proxy_protocol, config.forwarded) != ("disable", "ignore")
+        self._tls = tls
         self._reactor = reactor
         self._sock: socket.socket | None = sock
         self._on_connect = on_connect
@@ -64,10 +74,29 @@ class Listener:
                     self._rest(error)
                     return
                 continue  # that connection is gone already (ECONNABORTED and its kin)
-            if self._reactor.crowded(peer):
-                self._turn_away(sock, peer)
-            else:
-                self._adopt(sock)
+            self._accepted(sock, told(peer))
+
+    def _accepted(self, sock: socket.socket, peer: Any) -> None:
+        """A trusted proxy's connections are not counted as its own: they are those of its clients."""
+        config, reactor = self._config, self._reactor
+        trusted = self._fronted and config.trusts(peer)
+        if trusted and config.proxy_protocol != "disable":
+            Proxied(reactor, self, sock, peer, config)
+        elif config.proxy_protocol == "enable":
+            reactor.loop.tally.hit("proxy_protocol", f"{name_of(peer)}, not one of trusted_proxies, was turned away")
+            sock.close()
+        elif not trusted and reactor.crowded(peer):
+            self._turn_away(sock, peer)
+        else:
+            self._adopt(sock, counted=not trusted)
+
+    def arrived(self, sock: socket.socket, header: ProxyHeader | None) -> None:
+        """A trusted proxy has told whose connection this is, or, where that is its choice, has told nothing."""
+        if header is not None and header.proxied and self._reactor.crowded(header.client):
+            self._turn_away(sock, header.client)
+            self._reactor.room_again()
+        else:
+            self._adopt(sock, header, counted=header is not None and header.proxied)
 
     def _turn_away(self, sock: socket.socket, peer: Any) -> None:
         """Tell why, as far as that costs nothing: a connection that was turned away must leave no work behind."""
@@ -80,9 +109,9 @@ class Listener:
             pass
         sock.close()
 
-    def _adopt(self, sock: socket.socket) -> None:
+    def _adopt(self, sock: socket.socket, header: ProxyHeader | None = None, *, counted: bool) -> None:
         try:
-            self._reactor.adopt(sock, self._on_connect)
+            self._reactor.adopt(sock, self._on_connect, self._config, header, tls=self._tls, counted=counted)
         except Exception:
             logger.exception("a new connection cannot be served; it is cut")
             self._reactor.discard(sock)
@@ -110,7 +139,10 @@ class Listener:
             self._reactor.register(self._sock.fileno(), self, select.EPOLLIN)
 
     def close(self) -> None:
-        """Stop listening at once; nothing more is accepted."""
+        """Stop listening at once.  What waits in the kernel's queue was promised an answer: it is accepted still."""
+        if not self._resting:
+            for _ in range(LAST_TURNS):
+                self.on_events(0)
         sock, self._sock = self._sock, None
         if sock is not None:
             self._reactor.forget(self)

@@ -16,6 +16,8 @@ from channelkit._lifecycle import logger
 if TYPE_CHECKING:
     from channelkit._loop import Loop
     from channelkit.config import Config
+    from channelkit.tls import TLSInfo
+    from channelkit.wire.proxy_protocol import ProxyHeader
 
 FLUSH_AT = 64 * 1024  # bytes accepted in one turn that are not left waiting for its end
 LARGE = 64 * 1024  # a piece from this size on is sent as it is, not copied to join it with others
@@ -59,13 +61,15 @@ class Link(ABC):
         "_out",
         "_phase",
         "_stall",
-        "_config",
+        "config",
         "alive",
         "engine",
         "local",
         "notify",
         "peer",
         "reading",
+        "secure",
+        "tls",
         "unsent",
     )
 
@@ -73,13 +77,15 @@ class Link(ABC):
 
     def __init__(self, loop: Loop, config: Config, peer: Any, local: Any) -> None:
         self._loop = loop
-        self._config = config
+        self.config = config  # of the listener it came by
         self._out: list[bytes | memoryview] = []
         self._dirty = False  # a flush is scheduled, or the kernel is being waited for
         self._phase = OPEN
         self._stall: Deadline | None = None
         self.peer = peer
         self.local = local
+        self.secure = False  # what the client speaks is TLS, says this side or a proxy
+        self.tls: TLSInfo | None = None  # what is known of it, if it ends here
         self.unsent = 0  # bytes accepted and not handed over
         self.notify = False  # the engine wants `wrote`
         self.alive = False  # something was read; whoever watches for silence resets it
@@ -89,6 +95,12 @@ class Link(ABC):
     def closed(self) -> bool:
         """Whether the engine has been told, or is being told, that this is over."""
         return self._phase == LOST
+
+    def introduced(self, header: ProxyHeader) -> None:
+        """A proxy has told whose connection this is."""
+        self.secure = self.secure or header.secure
+        if header.proxied:
+            self.peer, self.local = header.client, header.server
 
     # -- writing
 
@@ -131,7 +143,7 @@ class Link(ABC):
         """`sent` bytes were handed over."""
         self.unsent -= sent
         if self._stall is not None:
-            self._stall.set(self._config.write_timeout)
+            self._stall.set(self.config.write_timeout)
             if not self.unsent:
                 self._stall.cancel()
                 self._stall = None
@@ -143,10 +155,10 @@ class Link(ABC):
         """The peer does not take what is unsent: from now on it is being timed."""
         if self._stall is None:
             self._stall = Deadline(self._loop, self._stalled)
-            self._stall.set(self._config.write_timeout)
+            self._stall.set(self.config.write_timeout)
 
     def _stalled(self) -> None:
-        error = TimeoutError(f"the peer took nothing for {self._config.write_timeout} s")
+        error = TimeoutError(f"the peer took nothing for {self.config.write_timeout} s")
         self._loop.tally.hit("write_timeout", error)
         self._lose(error)
 

@@ -15,18 +15,24 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from channelkit._deadline import Deadline
-from channelkit.server.pump.accepting import Listener, OnConnect, place_of
+from channelkit._places import place_of
+from channelkit.server.pump.accepting import Listener, OnConnect, told
 from channelkit.server.pump.link import FINISHING, LINGER_BYTES, LOST, OPEN, Link
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop
     from channelkit.config import Config
+    from channelkit.server.pump.proxied import Proxied
+    from channelkit.server.pump.tls_link import TlsAcceptor, TlsLink
+    from channelkit.wire.proxy_protocol import ProxyHeader
 
 IN, OUT, HUP, ERR, RDHUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP, select.EPOLLERR, select.EPOLLRDHUP
 READ_SIZE = 256 * 1024
 EVENTS_PER_POLL = 512
 TURN = 0.005  # seconds a tick may take before the rest waits for the next
+LAST_HANDSHAKE = 0.5  # seconds they get when the listener closes: two long round trips
 FLUSH_SLICE = 0.002  # seconds of flushing before the loop gets a turn
+HANDSHAKE_SLICE = 0.002  # seconds of TLS handshakes in a turn: one or two with RSA, and then everybody else
 
 
 class Poller(Protocol):
@@ -55,56 +61,107 @@ class Reactor:
         self.config = config
         self.poller: Poller = select.epoll() if poller is None else poller
         self.buffer = memoryview(bytearray(READ_SIZE))
+        self._plain: memoryview | None = None
+        self.meters = loop.meters
         self._clock = clock
         self._handlers: dict[int, Any] = {}  # descriptor -> SocketLink or Listener
         self._batch: deque[tuple[Any, int]] = deque()  # polled, and not served yet
         self._links: set[SocketLink] = set()
         self._ready: deque[SocketLink] = deque()
         self._ready_scheduled = False
+        self.handshaking: set[TlsLink] = set()
+        self._handshakes: deque[TlsLink] = deque()  # those that can go a step further
+        self._handshakes_scheduled = False
         self._dirty: deque[SocketLink] = deque()
         self._flush_scheduled = False
         self._ticking = False
         self._closing: list[socket.socket] = []  # closed at the end of the tick, so no number is reused within it
         self._listeners: list[Listener] = []
+        self._last_handshakes = Deadline(loop, self._end_handshakes)
         self._closed = False
+        self.proxied: set[Proxied] = set()  # connections before their PROXY header
         self._places: dict[str | bytes, int] = {}  # where peers are -> how many connections from there
         self.on_link_closed: Callable[[], None] = lambda: None
         loop.watch(self.poller.fileno(), self.tick)
 
     @property
     def links(self) -> int:
-        """How many connections there are, those that only linger included."""
-        return len(self._links)
+        """How many connections there are, also those that only linger, and those that no proxy has introduced yet."""
+        return len(self._links) + len(self.proxied)
+
+    @property
+    def plain(self) -> memoryview:
+        """Another buffer, for what was decrypted; there once it is needed."""
+        if self._plain is None:
+            self._plain = memoryview(bytearray(READ_SIZE))
+        return self._plain
 
     # -- coming and going
 
-    def listen(self, sock: socket.socket, on_connect: OnConnect, busy: bytes = b"") -> Listener:
-        """Accept connections on a non-blocking listening socket; `busy` is what one too many from a place is told."""
-        listener = Listener(self, sock, on_connect, busy)
+    def listen(
+        self,
+        sock: socket.socket,
+        on_connect: OnConnect,
+        busy: bytes = b"",
+        config: Config | None = None,
+        tls: TlsAcceptor | None = None,
+    ) -> Listener:
+        """Accept connections on a non-blocking listening socket; `busy` is what one too many from a place is told.
+
+        `config` is theirs, if it is not the reactor's; with `tls` they speak TLS.
+        """
+        listener = Listener(self, sock, on_connect, busy, config or self.config, tls)
         self._listeners.append(listener)
         return listener
 
-    def adopt(self, sock: socket.socket, on_connect: OnConnect) -> Link:
-        """Serve a connected socket.  The engine may already write, pause or abort while it is made."""
+    def adopt(
+        self,
+        sock: socket.socket,
+        on_connect: OnConnect,
+        config: Config | None = None,
+        header: ProxyHeader | None = None,
+        *,
+        tls: TlsAcceptor | None = None,
+        counted: bool = True,
+    ) -> Link:
+        """Serve a connected socket.  The engine may already write, pause or abort while it is made.
+
+        With `tls` it is made when the handshake is done.  `header` is what a proxy has told of the connection.  Not
+        `counted`, it is none of the connections of its address.
+        """
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        link = SocketLink(self, sock)
+        config = config or self.config
+        link = SocketLink(self, sock, config) if tls is None else tls.link(self, sock, config, on_connect)
+        if header is not None:
+            link.introduced(header)
         self._links.add(link)
-        link.place = place = place_of(link.peer)
+        link.place = place = place_of(link.peer) if counted else None
         if place is not None:
             self._places[place] = self._places.get(place, 0) + 1
         self.register(sock.fileno(), link, IN | RDHUP)
-        try:
-            link.engine = on_connect(link)
-        except BaseException:
-            link.drop()
-            raise
+        if tls is None:
+            try:
+                link.engine = on_connect(link)
+            except BaseException:
+                link.drop()
+                raise
         return link
 
     def forget(self, listener: Listener) -> None:
-        """It is closed."""
+        """It is closed.  Connections of which nobody has told yet whose they are, and those still in their handshake,
+        get a moment: a request may be right behind it.
+        """
         self._listeners.remove(listener)
+        if self.proxied or self.handshaking:
+            self._last_handshakes.set(LAST_HANDSHAKE)
+
+    def _end_handshakes(self) -> None:
+        for one in tuple(self.proxied):
+            one.close()
+        for link in tuple(self.handshaking):
+            link.hang_up()
 
     def register(self, fd: int, handler: Any, events: int) -> None:
         self._handlers[fd] = handler
@@ -133,6 +190,10 @@ class Reactor:
             self._places[link.place] -= 1
             if not self._places[link.place]:
                 del self._places[link.place]
+        self.room_again()
+
+    def room_again(self) -> None:
+        """A connection is over."""
         for listener in self._listeners:
             listener.wake()
         self.on_link_closed()
@@ -144,6 +205,8 @@ class Reactor:
         self._closed = True
         for listener in tuple(self._listeners):
             listener.close()
+        self._last_handshakes.cancel()
+        self._end_handshakes()
         for link in tuple(self._links):  # not only those the epoll knows: some are unregistered, see `_hung_up`
             link.cut()
         self._batch.clear()
@@ -161,10 +224,7 @@ class Reactor:
             self._serve_events()
             self._flush_dirty()
         finally:
-            self._ticking = False
-            for sock in self._closing:
-                sock.close()
-            self._closing.clear()
+            self._leave_tick()
 
     def _serve_events(self) -> None:
         batch = self._batch
@@ -172,15 +232,18 @@ class Reactor:
             # The owners are looked up before any user code runs: a number may belong to another by then.
             handlers = self._handlers
             batch.extend((handlers.get(fd), events) for fd, events in self.poller.poll(0, EVENTS_PER_POLL))
-        until = self._clock() + TURN
+        began = now = self._clock()
         while batch:
             handler, events = batch.popleft()
             if handler is not None:
                 handler.on_events(events)
-                if self._clock() > until:
+                now = self._clock()
+                if now - began > TURN:
                     # The rest comes first next time: epoll reports in an unchanging order, so whoever stands at its
                     # head and is always ready would starve the others.  It is readable still, so there is a next time.
-                    return
+                    break
+        if now - began > self.meters.longest_tick:
+            self.meters.longest_tick = now - began
 
     def make_ready(self, link: SocketLink) -> None:
         """`link` has work buffered: it goes on in the next turn."""
@@ -204,13 +267,41 @@ class Reactor:
                     break
             self._flush_dirty()
         finally:
-            self._ticking = was_ticking
-            for sock in self._closing:
-                sock.close()
-            self._closing.clear()
+            self._leave_tick(was_ticking)
         if self._ready and not self._ready_scheduled:
             self._ready_scheduled = True
             self.loop.call_soon(self._serve_ready)
+
+    def _leave_tick(self, was_ticking: bool = False) -> None:
+        self._ticking = was_ticking
+        for sock in self._closing:
+            sock.close()
+        self._closing.clear()
+
+    # -- handshakes
+
+    def make_handshake(self, link: TlsLink) -> None:
+        """`link` can go a step further with its handshake, when it is its turn, behind all that is ready."""
+        self._handshakes.append(link)
+        if not self._handshakes_scheduled:
+            self._handshakes_scheduled = True
+            self.loop.call_soon(self._serve_handshakes)
+
+    def _serve_handshakes(self) -> None:
+        self._handshakes_scheduled = False
+        until = self._clock() + HANDSHAKE_SLICE
+        was_ticking, self._ticking = self._ticking, True
+        try:
+            while self._handshakes:
+                self._handshakes.popleft().shake_hands()
+                if self._clock() > until:
+                    break
+            self._flush_dirty()
+        finally:
+            self._leave_tick(was_ticking)
+        if self._handshakes and not self._handshakes_scheduled:
+            self._handshakes_scheduled = True
+            self.loop.call_soon(self._serve_handshakes)
 
     # -- flushing
 
@@ -254,8 +345,8 @@ class SocketLink(Link):
         "queued",
     )
 
-    def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
-        super().__init__(reactor.loop, reactor.config, _address(sock.getpeername), _address(sock.getsockname))
+    def __init__(self, reactor: Reactor, sock: socket.socket, config: Config) -> None:
+        super().__init__(reactor.loop, config, _address(sock.getpeername), _address(sock.getsockname))
         self._reactor = reactor
         self._sock: socket.socket | None = sock
         self._events = IN | RDHUP
@@ -296,6 +387,7 @@ class SocketLink(Link):
             self._lose(error)
             return
         self.alive = True
+        self._reactor.meters.bytes_received += size
         if size == 0:
             self._end_of_input()
             return
@@ -334,7 +426,7 @@ class SocketLink(Link):
         self._hung = True
         if not self.reading and self._half_closed is None and not self._eof:
             self._half_closed = Deadline(self._loop, self._abandoned)
-            self._half_closed.set(self._config.half_closed_timeout)
+            self._half_closed.set(self.config.half_closed_timeout)
         if events & (HUP | ERR):
             self._send_out()  # it tells whether anything can leave
             self._set_events(0)
@@ -414,6 +506,7 @@ class SocketLink(Link):
             if sent < len(data):
                 out.insert(0, memoryview(data)[sent:])
                 break
+        self._reactor.meters.bytes_sent += total
         if not out and self._stall is None and not self.notify and self._phase == OPEN:
             self.unsent = 0
             return
@@ -449,7 +542,7 @@ class SocketLink(Link):
             return
         self._lingered = 0
         self._half_closed = Deadline(self._loop, self._linger_over)
-        self._half_closed.set(self._config.linger_timeout)
+        self._half_closed.set(self.config.linger_timeout)
         self._update()
 
     def _linger(self) -> None:
@@ -495,10 +588,9 @@ class SocketLink(Link):
 def _address(ask: Callable[[], Any]) -> Any:
     """(host, port), or None where the socket has no such thing."""
     try:
-        address = ask()
+        return told(ask())
     except OSError:
         return None
-    return address[:2] if isinstance(address, tuple) else None
 
 
 __all__ = ["OPEN", "Listener", "Reactor", "SocketLink"]

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
+from anyio.streams.tls import TLSAttribute
 
 from channelkit._deadline import Deadline
 from channelkit.server.pump.link import FINISHING, LINGER_BYTES, LOST, Engine, Link
+from channelkit.tls import TLSInfo
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop, Timer
@@ -45,6 +47,11 @@ class StreamLink(Link):
         peer = stream.extra(SocketAttribute.remote_address, None)
         local = stream.extra(SocketAttribute.local_address, None)
         super().__init__(loop, config, peer, local)
+        version = stream.extra(TLSAttribute.tls_version, None)
+        if version is not None:  # anyio's TLSStream
+            self.secure = True
+            certificate = stream.extra(TLSAttribute.peer_certificate) or None
+            self.tls = TLSInfo(version, stream.extra(TLSAttribute.cipher)[0], certificate)
         self._stream = stream
         self._write_place = loop.parking()
         self._read_place = loop.parking()
@@ -69,7 +76,7 @@ class StreamLink(Link):
             self._lose(ConnectionAbortedError("the pump was cancelled"))
             self._drop_timers()
             # A close that waits for the peer (TLS says goodbye) gets as long as a peer gets to read our end.
-            with anyio.move_on_after(self._config.linger_timeout, shield=True):
+            with anyio.move_on_after(self.config.linger_timeout, shield=True):
                 if self._shut_down:
                     await self._stream.aclose()
                 else:
@@ -114,7 +121,7 @@ class StreamLink(Link):
         self._held = data
         if not data:
             self._patience = Deadline(self._loop, self._abandoned)
-            self._patience.set(self._config.half_closed_timeout)
+            self._patience.set(self.config.half_closed_timeout)
 
     def _take(self, data: bytes) -> None:
         """Give the engine what was read, unless it is over for it."""
@@ -196,7 +203,7 @@ class StreamLink(Link):
         self._shut_down = True
         self._read_place.wake()
         self._write_place.wake()
-        at = self._loop.time() + self._config.linger_timeout
+        at = self._loop.time() + self.config.linger_timeout
         self._linger_timer = self._loop.call_at(at, self._ended.set)
 
     async def _send_eof(self) -> None:

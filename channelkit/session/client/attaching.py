@@ -31,11 +31,14 @@ class Attaching:
         "_candidate_since",
         "_config",
         "_failures",
+        "_first_since",
         "_heard",
         "_instance",
         "_jitter",
         "_last",
         "_life",
+        "_met",
+        "_older",
         "_receiver",
         "_since",
         "_wait",
@@ -73,10 +76,13 @@ class Attaching:
         self._life = life
         self._receiver = receiver
         self._last = 0  # number given to an attach
+        self._older: tuple[int, ...] = ()
         self._candidate_since = 0.0
         self._failures = 0
         self._since = self._heard = 0.0
         self._wait = 0.0
+        self._met = False  # since the newest attach was sent, anything of the server's came
+        self._first_since = True  # the newest attach is the first since the last contact
 
     # -- what can be asked ---------------------------------------------------------------------------------------------
 
@@ -104,7 +110,8 @@ class Attaching:
     def start(self, kind: Kind, now: float, actions: Actions) -> None:
         """Begin."""
         self.wanted = self.kind = kind
-        self.contacted = self.alone = now
+        self.alone = now
+        self.contact(now)
         self.connect(now, actions)
 
     def connect(self, now: float, actions: Actions) -> None:
@@ -130,19 +137,27 @@ class Attaching:
 
     def _send_attach(self, number: int, now: float, actions: Actions) -> None:
         if self.link is not Link.NONE:
-            self.unlink(now, actions, drop=True)
+            self._leave(now, actions)
+            self._older = (*self._older, self.number)
         self.number = number
         self.kind = self.wanted
         self.link = Link.SENT
         self.presented = self._receiver.recv
         self.progress = False
+        self._first_since, self._met = self._met, False
         self._since = self._heard = self.wrote = now
         self._wait = self._config.wait if self.kind is Kind.POLL and self._instance.had_hello else 0.0
         actions.append(Attach(number, self.kind, self._instance.a, self.presented, self._wait))
 
     def heard(self, now: float) -> None:
         """Bytes came on the newest attachment."""
-        self._heard = self.contacted = now
+        self._heard = now
+        self.contact(now)
+
+    def contact(self, now: float) -> None:
+        """The server has answered something."""
+        self.contacted = now
+        self._met = True
 
     # -- how an attachment ends ----------------------------------------------------------------------------------------
 
@@ -150,12 +165,27 @@ class Attaching:
         """The newest attachment is over; `drop`: by us."""
         if drop:
             actions.append(Drop(self.number))
+        self._leave(now, actions)
+        self.link = Link.NONE
+        self.release(actions)
+
+    def release(self, actions: Actions) -> None:
+        """Drop the older connections.
+
+        They are kept until the newest attach is answered, though nothing is taken from them: the server ends them when
+        it has the newer one, and never is without an attachment in between (S9).
+        """
+        actions.extend(map(Drop, self._older))
+        self._older = ()
+
+    def _leave(self, now: float, actions: Actions) -> None:
         if self.link is Link.UP:
             self.alone = now
             actions.append(Detached())
-        elif self.kind is Kind.POLL:
-            self.alone = max(self.alone, min(now, self._since + self._wait))  # it may have been held in good faith
-        self.link = Link.NONE
+        elif self.kind is Kind.POLL and self._first_since:
+            # It may have been held in good faith; but not one more of those that follow it unanswered, or a poller
+            # would never believe that its server is gone.
+            self.alone = max(self.alone, min(now, self._since + self._wait))
 
     def lost(self, now: float, actions: Actions, *, drop: bool) -> None:
         """The newest attachment failed: try again later, if nothing else is under way."""
@@ -174,7 +204,7 @@ class Attaching:
             self.retry_at = now
         else:
             self.fail(now)
-        self.contacted = now
+        self.contact(now)
 
     def candidate_failed(self, now: float) -> None:
         """The WebSocket did not open: what serves goes on serving."""
@@ -197,9 +227,7 @@ class Attaching:
 
     def again(self, now: float, actions: Actions) -> None:
         """Attach again if it is time and nothing is in the way."""
-        if now < self.retry_at or self.link is not Link.NONE or self.candidate or self.creating:
-            return
-        if not self.only_posts and not self.holds_poll:
+        if now >= self._again_at:
             self.connect(now, actions)
 
     # -- time ----------------------------------------------------------------------------------------------------------
@@ -207,15 +235,20 @@ class Attaching:
     @property
     def deadline(self) -> float:
         """When `tick`, or `again`, must be called at the latest."""
-        first = min(self._link_at, self._candidate_at)
-        return first if self.holds_poll or self.only_posts else min(first, self.retry_at)
+        return min(self._link_at, self._candidate_at, self._again_at)
+
+    @property
+    def _again_at(self) -> float:
+        """When to attach again, if nothing is in the way: a poll may have asked for it beside a WebSocket candidate."""
+        busy = self.link is not Link.NONE or self.candidate or self.creating
+        return NEVER if busy or self.only_posts or self.holds_poll else self.retry_at
 
     @property
     def grace_at(self) -> float:
         """When a client without attachment and contact must believe that the server has given it up."""
         if self._life.ending is None and self.link is Link.UP:
             return NEVER
-        waiting = self._since + self._wait if self.link is Link.SENT else 0.0
+        waiting = self._since + self._wait if self.link is Link.SENT and self._first_since else 0.0
         return max(self.contacted, self.alone, waiting) + self._instance.terms.grace
 
     @property

@@ -65,7 +65,7 @@ class ClientSession(ClientState):
         if not self.attaching.creating or self.ending is not None:
             return actions
         self.attaching.creating = False
-        self.attaching.contacted = now
+        self.attaching.contact(now)
         self.instance.named(hello)
         self._first_hello(hello, actions)
         self.attaching.connect(now, actions)
@@ -121,6 +121,7 @@ class ClientSession(ClientState):
             return
         self.instance.named(hello)
         attaching.link = Link.UP
+        attaching.release(actions)
         self.saying.acks.told = max(self.saying.acks.told, attaching.presented)
         if not self.instance.owns(hello, self.sender):
             self._over(LOST, "network", 1006, "", now, actions)
@@ -181,11 +182,12 @@ class ClientSession(ClientState):
         attaching = self.attaching
         if not attaching.counts(attachment) or self.ending is not None:
             return actions
-        attaching.contacted = now
+        attaching.contact(now)
         if attaching.link is Link.UP:  # behind a hello any close is a detach
             attaching.lost(now, actions, drop=False)
             return actions
         attaching.link = Link.NONE
+        attaching.release(actions)
         if not self._judge(status, code, ack, now, actions):
             attaching.fail(now, retry_after)
         return actions
@@ -200,9 +202,9 @@ class ClientSession(ClientState):
         if self.uplink.in_flight is None or self.uplink.in_flight.number != number:
             return actions
         post = self.uplink.landed()
-        self.attaching.contacted = now
+        self.attaching.contact(now)
         if self.saying.farewell:
-            self._drain(actions)
+            self._said_farewell(post, now, actions)
         if self.ending is not None:
             return actions
         if status == 200 and ack is not None and ack <= self.sender.sent:
@@ -273,6 +275,7 @@ class ClientSession(ClientState):
                 actions.append(Delete(self.a))
             self._over(KILLED, "local", code, reason, now, actions)
             return actions
+        self.saying.last_ack(now, actions)
         end = self.life.closing = self.sender.end(code, reason)
         self.life.close_at = now + (self.terms.grace if timeout is None else timeout)
         if self.receiver.stop() is not None:  # the peer's end was here already: both are closed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from channelkit.session.actions import ClientAction, Drained, Ended, Kind, Room
+from channelkit.session.actions import ClientAction, Drained, Ended, Kind, Post, Room
 from channelkit.session.client.attaching import Attaching, Link
 from channelkit.session.client.config import ClientConfig
 from channelkit.session.client.instance import FIRST_TERMS, Instance
@@ -163,6 +163,13 @@ class ClientState:
             self.saying.write_ack(now, actions)
         else:
             self.uplink.progress()
+            self.saying.post(now, actions)
+
+    def _said_farewell(self, post: Post, now: float, actions: Actions) -> None:
+        """Any answer to the acknowledgement will do (F19), but not one to a batch of before it."""
+        if post.ack >= self.receiver.recv:
+            self._drain(actions)
+        else:
             self.saying.post(now, actions)
 
     def _farewell_cut(self, now: float, actions: Actions, *, clean: bool) -> None:

@@ -19,7 +19,8 @@ Actions = list[ServerAction]
 class Downlink:
     """Who has it decides the machine; here is what follows from it for the wire.
 
-    Its clocks: `grace_at` while nobody is attached; `gap_at` between two polls, which do not count as detached yet.
+    Its clocks: `grace_at` while nobody is attached; `gap_at` between two polls, or two responses of a stream that is
+    rotated, which do not count as detached yet: else the application would hear of the transport's own business (S9).
     """
 
     __slots__ = (
@@ -147,16 +148,16 @@ class Downlink:
         """End the attachment after what was written."""
         assert self.attachment is not None
         actions.append(Finish(self.attachment.number, code, reason))
-        self.detach(now, actions)
+        self.detach(now, actions, finished=True)
 
-    def detach(self, now: float, actions: Actions) -> None:
-        """The attachment is gone: grace runs."""
+    def detach(self, now: float, actions: Actions, *, finished: bool = False) -> None:
+        """The attachment is gone: grace runs.  A response that we finished is to be followed by the next at once."""
         current = self.attachment
         assert current is not None
         self.attachment = None
         self.acks.at = NEVER
         self.grace_at = now + self.config.grace
-        if current.kind is Kind.POLL:
+        if current.kind is Kind.POLL or (finished and current.is_stream):
             self._gap_at = now + self.config.poll_gap
         else:
             self._tell_detached(actions)

@@ -12,8 +12,8 @@ import anyio
 import pytest
 
 from channelkit._loop import Loop, open_loop
+from channelkit._places import place_of
 from channelkit.config import Config
-from channelkit.server.pump.accepting import place_of
 from channelkit.server.pump.link import Link
 from channelkit.server.pump.reactor import HUP, IN, OUT, RDHUP, Reactor
 from channelkit.testing import clock

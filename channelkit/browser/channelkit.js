@@ -1,0 +1,571 @@
+// Sessions of channelkit in a browser (docs/browser.md): messages in order and exactly once over a WebSocket, streams or
+// polls, through lost networks, switched transports and reloads; or a loss that is told.
+//
+//     import { connect } from "./channelkit.js";
+//     const channel = connect("/chat");
+//     channel.onmessage = (message) => show(message);
+//     await channel.send("hello");
+import { makeClock } from "./clock.js";
+import { isWellFormed, mayEnd, sizeOf } from "./frames.js";
+import { Ladder } from "./ladder.js";
+import { Links } from "./links.js";
+import { ClientMachine, nextInstance } from "./machine.js";
+import { watchPage } from "./page.js";
+import { decodeState, encodeState, storageSaver } from "./saved.js";
+
+/** @typedef {import("./machine.js").Kind} Kind */
+/** @typedef {import("./machine.js").Action} Action */
+/** @typedef {import("./saved.js").Saver} Saver */
+/** @typedef {"websocket" | "http_stream" | "events" | "long_poll"} Transport */
+/** @typedef {"connecting" | "attached" | "detached" | "closing" | "closed"} State */
+/**
+ * What `onchange` is told.  `why` says what happened last, for people; `nextTry` is when the next attach begins, in
+ * milliseconds since 1970, if it is waited for.
+ * @typedef {{state: State, transport: Transport, why: string, nextTry: number | null}} Change
+ */
+/**
+ * How a session ended.  `outcome`: "ended" (either side closed, in order), "superseded" (another page took this session
+ * over), "lost" (it could not be continued), "abandoned" (our close was not answered in time), "killed" (closed before it
+ * began), "refused" (that URL has no sessions).  `delivered`: everything sent has arrived; else `unacknowledged` messages
+ * may not have.
+ * @typedef {{code: number, reason: string, by: "local" | "peer" | "network",
+ *   outcome: import("./machine.js").Outcome | "refused", delivered: boolean, unacknowledged: number}} CloseInfo
+ */
+/**
+ * @typedef {object} Options
+ * @property {string} [transport] the one to begin with
+ * @property {string[]} [transports] those to use, in this order: when one fails to attach the next is tried
+ * @property {Record<string, string>} [headers] go with every request; a WebSocket and an EventSource cannot have any
+ * @property {RequestCredentials} [credentials] of fetch
+ * @property {boolean} [cookie] keep the session's secret in an HttpOnly cookie, where scripts cannot read it
+ * @property {string | Storage | Saver} [state] what a predecessor's `save()` gave; or where the state is kept over a reload
+ * @property {string} [key] its name in that Storage
+ * @property {AbortSignal} [signal] closes the channel
+ * @property {Partial<typeof import("./machine.js").CONFIG>} [config] times, in seconds
+ * @property {typeof fetch} [fetch]
+ * @property {typeof WebSocket} [WebSocket]
+ * @property {typeof EventSource} [EventSource]
+ * @property {any} [page] in place of the window
+ * @property {() => number} [random] in place of Math.random
+ */
+
+/** @type {Record<string, Kind>} */
+const KINDS = { websocket: "websocket", http_stream: "stream", events: "events", long_poll: "poll", ndjson: "stream", sse: "events" };
+/** @type {Record<Kind, Transport>} */
+const NAMES = { websocket: "websocket", stream: "http_stream", events: "events", poll: "long_poll" };
+const DEFAULT_TRANSPORTS = ["websocket", "http_stream", "long_poll"];
+const LONGEST_TIMER = 3600; // seconds; setTimeout takes no more than 2^31 milliseconds
+const SLEPT = 5; // seconds by which a timer may be late before the connection is in doubt
+const SAVE_PAUSE = 200; // milliseconds between two saves of a hidden page
+
+/** A session of the `Endpoint` at `url`, new or continued; begins to connect at once, and returns before it has.
+ * Throws TypeError for options that cannot work. @param {string | URL} url @param {Options} [options] */
+export function connect(url, options = {}) {
+  return new Channel(url, options);
+}
+
+/** @param {string} transport @returns {Kind} */
+function kindOf(transport) {
+  if (Object.hasOwn(KINDS, transport)) return KINDS[transport];
+  throw new TypeError(`transport must be one of ${Object.values(NAMES).join(", ")}, not ${transport}`);
+}
+
+/** The address of the sessions of the endpoint at `url`. @param {string | URL} url @param {any} page */
+function baseOf(url, page) {
+  const { protocol, host, pathname, search, hash, username } = new URL(url, page?.location?.href);
+  if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`${url} is not a URL that can be reached`);
+  if (search || hash || username) throw new TypeError("the URL of an endpoint has no query, fragment or user");
+  const path = pathname.replace(/\/+$/, "");
+  return `${protocol.replace("ws", "http")}//${host}${path.endsWith("/ck") ? path : `${path}/ck`}`;
+}
+
+/** An open session.  Made by `connect`. */
+export class Channel {
+  /** Called with every change of `status`. @type {((change: Change) => void) | null} */
+  onchange = null;
+  /** Called once, with how the session ended. @type {((info: CloseInfo) => void) | null} */
+  onclose = null;
+  /** Fulfilled when the session is over, whoever ended it; never rejected. @type {Promise<CloseInfo>} */
+  closed;
+
+  #machine;
+  #links;
+  #ladder;
+  #base;
+  #now = makeClock();
+  #page;
+  /** @type {Saver | null} */
+  #saver = null;
+  /** @type {((message: string | Uint8Array) => void) | null} */
+  #onmessage = null;
+  /** @type {(() => void)[]} */
+  #readers = [];
+  /** @type {(() => void)[]} */
+  #flushers = [];
+  /** @type {{data: string | Uint8Array, size: number, done: (accepted: boolean) => void, fail: (error: Error) => void}[]} */
+  #waiting = [];
+  /** @type {Action[]} */
+  #todo = [];
+  #running = false;
+  /** @type {CloseInfo | null} */
+  #info = null;
+  /** @type {(info: CloseInfo) => void} */
+  #finish = () => {};
+  #life = new AbortController();
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #timer;
+  #armed = Infinity;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #saving;
+  #hidden = false;
+  #kept = ""; // what the saver has of us
+  #why = "";
+  #failure = "";
+  #polling = false; // the last poll was answered: between two of them a poller is attached all the same
+  /** @type {Kind | null} */
+  #trying = null;
+  #told = "";
+  #received = 0;
+  #attaches = 0;
+  #tries = 0;
+
+  /** @param {string | URL} url @param {Options} options */
+  constructor(url, options) {
+    const page = (this.#page = options.page ?? globalThis);
+    const random = options.random ?? Math.random;
+    this.#base = baseOf(url, page);
+    const given = options.transports ?? (options.transport ? [] : DEFAULT_TRANSPORTS);
+    const names = options.transport ? [options.transport, ...given.filter((name) => name !== options.transport)] : given;
+    if (names.length === 0) throw new TypeError("transports is empty");
+    this.#ladder = new Ladder([...new Set(names.map(kindOf))]);
+    const saved = this.#load(options);
+    const a = saved ? nextInstance(saved.a, Date.now(), Math.floor(random() * 1000)) : 1;
+    const machine = (this.#machine = new ClientMachine({ a, saved, config: options.config, jitter: random }));
+    /** Whether it goes on with a predecessor's session. */
+    this.resumed = saved !== null;
+    this.closed = new Promise((resolve) => (this.#finish = resolve));
+    const { headers = {}, credentials = "same-origin", cookie = false } = options;
+    /** @type {import("./links.js").Host} */
+    const host = {
+      machine,
+      now: this.#now,
+      run: (actions) => this.#run(actions),
+      pull: () => this.#pull(),
+      tell: (why) => (this.#why = why),
+      fail: (why) => this.#fail(why),
+    };
+    this.#links = new Links(host, {
+      base: this.#base,
+      headers,
+      credentials,
+      cookie,
+      fetch: options.fetch ?? globalThis.fetch,
+      WebSocket: options.WebSocket ?? globalThis.WebSocket,
+      EventSource: options.EventSource ?? globalThis.EventSource,
+    });
+    this.#watch();
+    const { signal } = options;
+    if (signal?.aborted) queueMicrotask(() => void this.close());
+    else signal?.addEventListener("abort", () => void this.close(), { signal: this.#life.signal });
+    // Behind the caller's first lines, so that an onchange set there hears everything.
+    queueMicrotask(() => this.#run(machine.start(this.#ladder.kinds[0], this.#now(), cookie && machine.sid === null)));
+  }
+
+  // -- what can be asked
+
+  /** The session's public id; null before it has one. */
+  get sessionId() {
+    return this.#machine.sid;
+  }
+
+  /** Whether a message may be sent. */
+  get isOpen() {
+    return this.#machine.isOpen;
+  }
+
+  /** How it ended; null before. */
+  get closeInfo() {
+    return this.#info;
+  }
+
+  /** What carries the newest attachment, or will carry the next. @returns {Transport} */
+  get transport() {
+    const { link, kind, wanted } = this.#machine;
+    return NAMES[link === "up" ? kind : wanted];
+  }
+
+  /** @returns {Change} */
+  get status() {
+    const { ending, closing, retryAt, connecting } = this.#machine;
+    const waits = ending === null && !connecting && retryAt < Number.MAX_SAFE_INTEGER;
+    const nextTry = waits ? Date.now() + Math.max(0, retryAt - this.#now()) * 1000 : null;
+    const state = ending ? "closed" : closing ? "closing" : this.#attached ? "attached" : waits ? "detached" : "connecting";
+    return { state, transport: this.transport, why: this.#why, nextTry: state === "detached" ? nextTry : null };
+  }
+
+  get #attached() {
+    const { link, wanted } = this.#machine;
+    return link === "up" || (wanted === "poll" && this.#polling);
+  }
+
+  /** The numbers. */
+  statistics() {
+    const { a, sender, receiver } = this.#machine;
+    return {
+      transport: this.transport,
+      instance: a,
+      sent: sender.sent, // numbered
+      acked: sender.acked, // of these, what the server has in its inbox
+      waiting: this.#waiting.length, // not numbered yet: the window is full, or there was no hello yet
+      received: this.#received, // handed to this page
+      held: receiver.hold.length, // arrived, and not taken by this page yet
+      recv: receiver.recv, // the number of the last message received by this page or its predecessors
+      attaches: this.#attaches,
+      tries: this.#tries,
+    };
+  }
+
+  // -- sending
+
+  /** Send a message; waits for the session's window, detached too.  True once it is numbered: from then on it arrives, or
+   * its loss is told.  False if the session is over.  Rejects with TypeError or RangeError for what cannot be carried.
+   * @param {string | Uint8Array | ArrayBuffer} data @returns {Promise<boolean>} */
+  async send(data) {
+    const message = carried(data);
+    if (!this.#machine.isOpen) return false;
+    return new Promise((done, fail) => {
+      this.#waiting.push({ data: message, size: sizeOf(message), done, fail });
+      this.#number();
+      this.#told === "" || this.#arm();
+    });
+  }
+
+  /** The same without waiting: false if it would have to, or the session is over; then nothing was sent.
+   * @param {string | Uint8Array | ArrayBuffer} data */
+  sendNow(data) {
+    const machine = this.#machine;
+    const message = carried(data);
+    const size = sizeOf(message);
+    if (machine.hadHello && size > machine.terms.max) throw tooLarge(size, machine.terms.max);
+    if (!machine.isOpen || this.#waiting.length > 0 || !machine.hasRoom(size)) return false;
+    this.#run(machine.send(message, this.#now()));
+    return true;
+  }
+
+  /** Wait until everything sent so far is in the server's inbox; false if the session ended before that. */
+  async flush() {
+    const upTo = this.#machine.sender.sent;
+    while (this.#machine.sender.acked < upTo && this.#info === null) {
+      await new Promise((resolve) => this.#flushers.push(() => resolve(undefined)));
+    }
+    return this.#machine.sender.acked >= upTo;
+  }
+
+  #number() {
+    const machine = this.#machine;
+    while (this.#waiting.length > 0 && machine.hadHello && machine.isOpen) {
+      const { data, size, done, fail } = this.#waiting[0];
+      if (size > machine.terms.max) fail(tooLarge(size, machine.terms.max));
+      else if (machine.hasRoom(size)) done(true);
+      else break;
+      this.#waiting.shift();
+      if (size <= machine.terms.max) this.#run(machine.send(data, this.#now()));
+    }
+    if (!machine.isOpen) for (const { done } of this.#waiting.splice(0)) done(false);
+  }
+
+  // -- receiving
+
+  /** Called with every message, a string or a Uint8Array.  Without it, iterate; a message is acknowledged when it was
+   * handed over in one of the two ways, and the session's window holds the server back until then. */
+  get onmessage() {
+    return this.#onmessage;
+  }
+
+  set onmessage(callback) {
+    this.#onmessage = callback;
+    if (callback) queueMicrotask(() => this.#pull());
+  }
+
+  /** Messages, until the session is over.  Leaving the loop leaves the session open. */
+  async *[Symbol.asyncIterator]() {
+    for (;;) {
+      const message = this.#take();
+      if (message !== null) {
+        this.#run(this.#machine.settle(this.#now()));
+        yield message;
+      } else if (this.#info !== null) {
+        return;
+      } else {
+        await new Promise((resolve) => this.#readers.push(() => resolve(undefined)));
+      }
+    }
+  }
+
+  #take() {
+    const message = this.#machine.pull();
+    if (message === null) return null;
+    this.#received += 1;
+    return message.data;
+  }
+
+  /** Hand over what is there. */
+  #pull() {
+    for (let message; this.#onmessage && (message = this.#take()) !== null; ) {
+      try {
+        this.#onmessage(message);
+      } catch (error) {
+        report(error);
+      }
+    }
+    this.#run(this.#machine.settle(this.#now()));
+    for (const wake of this.#readers.splice(0)) wake();
+  }
+
+  // -- closing, moving, saving
+
+  /** Close in order: what was sent arrives first.  Waits at most `timeout` (default: the session's grace) seconds.
+   * @param {number} [code] @param {string} [reason] @param {{timeout?: number}} [options] @returns {Promise<CloseInfo>} */
+  close(code = 1000, reason = "", { timeout } = {}) {
+    if (!mayEnd(code, reason)) throw new RangeError("a close code is 1000-1003, 1007-1014 or 3000-4999, a reason 123 bytes at most");
+    this.#run(this.#machine.close(code, reason, this.#now(), timeout ?? null));
+    return this.closed;
+  }
+
+  /** Go on by another transport, or by a fresh connection of the same; nothing is lost. @param {string} transport */
+  switchTransport(transport) {
+    const kind = kindOf(transport);
+    this.#why = "the transport was switched";
+    this.#polling = false;
+    this.#run(this.#machine.switchTo(kind, this.#now()));
+  }
+
+  /** The state for a successor: `connect(url, {state})` goes on where this channel is, which is superseded by it.
+   * Throws if the session has not begun or is over. */
+  save() {
+    if (this.#machine.sid === null || this.#info !== null) throw new Error("a session that has not begun, or is over, cannot be saved");
+    return encodeState(this.#machine.save(), this.#base);
+  }
+
+  /** @param {Options} options */
+  #load({ state, key = `channelkit ${this.#base}` }) {
+    if (state === undefined || state === null) return null;
+    if (typeof state === "string") return decodeState(state, this.#base);
+    this.#saver = "load" in state && typeof state.load === "function" ? /** @type {Saver} */ (state) : storageSaver(/** @type {Storage} */ (state), key);
+    try {
+      const text = this.#saver.load();
+      return text ? decodeState(text, this.#base) : null;
+    } catch (error) {
+      this.#why = `no state: ${error instanceof Error ? error.message : error}`; // forbidden, or of another time: begin anew
+      return null;
+    }
+  }
+
+  /** Keep the state while the page is away; take it back when it is here, so that a duplicated tab finds none. */
+  #keep() {
+    clearTimeout(this.#saving);
+    this.#saving = undefined;
+    try {
+      if (this.#info !== null || !this.#hidden) {
+        if (this.#kept !== "") this.#saver?.clear(this.#kept);
+        this.#kept = "";
+      } else if (this.#machine.sid !== null) {
+        this.#saver?.save((this.#kept = this.save())); // without a hello too: its predecessor's state was taken
+      }
+    } catch (error) {
+      this.#why = `the state was not kept: ${error instanceof Error ? error.message : error}`; // full, or forbidden
+    }
+  }
+
+  // -- the machine's actions
+
+  /** Do what the machine says, in order, before it is asked anything else. @param {Action[]} actions */
+  #run(actions) {
+    this.#todo.push(...actions);
+    if (this.#running) return;
+    this.#running = true;
+    for (let action; (action = this.#todo.shift()) !== undefined; ) this.#act(action);
+    this.#running = false;
+    this.#next();
+    this.#arm();
+    this.#tellChange();
+    if (this.#hidden && this.#saver) this.#saving ??= setTimeout(() => this.#keep(), SAVE_PAUSE);
+  }
+
+  /** @param {Action} action */
+  #act(action) {
+    switch (action.do) {
+      case "room":
+        this.#number();
+        for (const wake of this.#flushers.splice(0)) wake();
+        break;
+      case "attached":
+        this.#why = "";
+        this.#trying = null;
+        if (!(this.#machine.kind === "poll" && this.#polling)) this.#attaches += 1;
+        this.#polling = this.#machine.kind === "poll";
+        this.#ladder.attached(this.#machine.kind, this.#now());
+        break;
+      case "detached": break;
+      case "ended": this.#over(action.ending); break;
+      case "drained":
+        this.#life.abort();
+        clearTimeout(this.#timer);
+        break;
+      case "attach":
+      case "open":
+        if (action.do === "open" || action.kind !== "websocket") {
+          this.#tries += 1;
+          this.#trying = action.do === "open" ? "websocket" : action.kind;
+        }
+        this.#links.act(action);
+        break;
+      default:
+        this.#links.act(action);
+    }
+  }
+
+  /** After everything was done: if an attach came to nothing, choose what is tried next. */
+  #next() {
+    const machine = this.#machine;
+    if (machine.failures > 0) this.#polling = false;
+    if (machine.ending !== null || machine.connecting || machine.link === "up" || this.#trying === null) return;
+    const tried = this.#trying;
+    this.#trying = null;
+    if (machine.wanted === tried && machine.failures > 0) machine.wanted = this.#ladder.failed(tried);
+  }
+
+  /** @param {import("./machine.js").Ending} ending */
+  #over({ outcome, by, code, reason, clean, unacknowledged }) {
+    const info = { code, reason, by, outcome, delivered: clean, unacknowledged };
+    this.#info = this.#failure ? { ...info, outcome: "refused", by: "network", code: 1006, reason: this.#failure } : info;
+    this.#why = reason || outcome;
+    this.#number();
+    this.#keep();
+    for (const wake of [...this.#readers.splice(0), ...this.#flushers.splice(0)]) wake();
+    this.#finish(this.#info);
+    this.#call(this.onclose, this.#info);
+  }
+
+  /** That URL has no sessions: whoever mistyped it learns it now, not after a grace of retries. @param {string} why */
+  #fail(why) {
+    if (this.#machine.hadHello) return;
+    this.#failure = why;
+    this.#run(this.#machine.close(1000, "", this.#now()));
+  }
+
+  #tellChange() {
+    const status = this.status;
+    const said = `${status.state} ${status.transport} ${status.state === "detached" ? this.#machine.retryAt : ""}`;
+    if (said === this.#told) return;
+    this.#told = said;
+    this.#call(this.onchange, status);
+  }
+
+  /** @template T @param {((value: T) => void) | null} callback @param {T} value */
+  #call(callback, value) {
+    try {
+      callback?.(value);
+    } catch (error) {
+      report(error);
+    }
+  }
+
+  /** See that `tick` is called in time. */
+  #arm() {
+    if (this.#machine.drained) return;
+    const at = Math.min(this.#machine.deadline, this.#ladder.climbAt);
+    if (this.#timer !== undefined && at >= this.#armed) return; // it comes earlier, and looks again
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    const wait = Math.min(LONGEST_TIMER, at - this.#now());
+    this.#armed = this.#now() + wait;
+    this.#timer = setTimeout(() => this.#tick(), Math.max(0, wait * 1000));
+  }
+
+  #tick() {
+    this.#timer = undefined;
+    const now = this.#now();
+    const slept = now - this.#armed > SLEPT;
+    if (now >= this.#ladder.climbAt) {
+      const better = this.#ladder.climb(now);
+      if (better !== this.#machine.kind) this.#run(this.#machine.switchTo(better, now));
+    }
+    this.#run(this.#machine.tick(now));
+    if (slept) this.#doubt("this computer slept");
+  }
+
+  // -- the page
+
+  #watch() {
+    watchPage(
+      {
+        wake: () => this.#wake(),
+        doubt: (why) => this.#doubt(why),
+        hidden: () => this.#away(true),
+        shown: () => this.#away(false),
+        leave: (comesBack) => this.#leave(comesBack),
+      },
+      this.#page,
+      this.#life.signal,
+    );
+  }
+
+  #wake() {
+    const { link, connecting, ending } = this.#machine;
+    if (ending === null && link === "none" && !connecting) this.#machine.wanted = this.#ladder.best;
+    this.#run(this.#machine.hurry(this.#now()));
+  }
+
+  /** Whether the connection still lives is not known: a WebSocket is asked, anything else is begun anew.
+   * @param {string} why */
+  #doubt(why) {
+    const { link, kind } = this.#machine;
+    if (link === "none") return;
+    this.#why = why;
+    this.#run(kind === "websocket" ? this.#machine.probe(this.#now()) : this.#machine.switchTo(kind, this.#now()));
+  }
+
+  /** @param {boolean} hidden */
+  #away(hidden) {
+    this.#hidden = hidden;
+    if (this.#saver) this.#keep();
+  }
+
+  /** The page goes: say what is left, and keep the state, or close if there is nowhere to keep it.
+   * @param {boolean} comesBack it may be shown again as it is (bfcache), which an open WebSocket would forbid */
+  #leave(comesBack) {
+    if (this.#info !== null) return;
+    if (!comesBack && this.#saver === null) {
+      this.#run(this.#machine.close(1001, "the page was left", this.#now()));
+    }
+    this.#links.lastWords();
+    this.#away(true);
+    if (comesBack) {
+      this.#why = "the page was put away";
+      this.#polling = false;
+      this.#run(this.#machine.pause(this.#now()));
+      this.#keep();
+    }
+  }
+}
+
+/** `data` as it is kept: bytes are copied, since the caller may go on using them. @param {unknown} data */
+function carried(data) {
+  if (typeof data === "string") {
+    if (isWellFormed(data)) return data;
+    throw new RangeError("a text with a lone surrogate cannot be sent: UTF-8 has none");
+  }
+  if (data instanceof Uint8Array) return new Uint8Array(data);
+  if (data instanceof ArrayBuffer) return new Uint8Array(data.slice(0));
+  throw new TypeError("a session carries strings and bytes (Uint8Array, ArrayBuffer)");
+}
+
+/** @param {number} size @param {number} max */
+const tooLarge = (size, max) => new RangeError(`a message of ${size} bytes is larger than this session's max_message (${max})`);
+
+/** An application's error is its own: told as such, and the channel goes on. @param {unknown} error */
+function report(error) {
+  if (typeof globalThis.reportError === "function") globalThis.reportError(error);
+  else queueMicrotask(() => { throw error; });
+}

@@ -1,0 +1,53 @@
+// Which transport to try next: an order of preference, what has worked here, and when to climb back.  Pure.
+
+/** @typedef {import("./machine.js").Kind} Kind */
+
+const TRIES_OF_A_KNOWN_ONE = 3; // in a row, before another one is tried: it worked here, so the network is the likelier cause
+const FIRST_CLIMB = 30; // seconds on a lesser transport before a better one that worked is tried again; doubled each time
+const LONGEST_CLIMB = 600;
+
+export class Ladder {
+  /** @type {Set<Kind>} */
+  #worked = new Set();
+  #failures = 0;
+  #pause = FIRST_CLIMB;
+  /** When to try `best` again beside what serves. */
+  climbAt = Infinity;
+
+  /** @param {Kind[]} kinds best first */
+  constructor(kinds) {
+    this.kinds = kinds;
+  }
+
+  /** The best one that has worked here, else the first. */
+  get best() {
+    return this.kinds.find((kind) => this.#worked.has(kind)) ?? this.kinds[0];
+  }
+
+  /** An attach by `kind` had its hello. @param {Kind} kind @param {number} now */
+  attached(kind, now) {
+    this.#failures = 0;
+    this.#worked.add(kind);
+    if (kind === this.best) this.#pause = FIRST_CLIMB;
+    // Only a WebSocket is opened beside what serves; trying a stream would cost the poll that works.
+    const lesser = this.best === "websocket" && this.kinds.includes(kind) && kind !== "websocket";
+    if (!lesser) this.climbAt = Infinity;
+    else if (this.climbAt === Infinity) this.climbAt = now + this.#pause;
+  }
+
+  /** An attach by `kind` had none, or its connection failed at once; what to try next. @param {Kind} kind */
+  failed(kind) {
+    this.#failures += 1;
+    this.climbAt = Infinity;
+    if (this.#failures < (this.#worked.has(kind) ? TRIES_OF_A_KNOWN_ONE : 1)) return kind;
+    this.#failures = 0;
+    return this.kinds[(this.kinds.indexOf(kind) + 1) % this.kinds.length];
+  }
+
+  /** It is tried now; if that fails the next try comes later. @param {number} now */
+  climb(now) {
+    this.#pause = Math.min(LONGEST_CLIMB, this.#pause * 2);
+    this.climbAt = now + this.#pause;
+    return this.best;
+  }
+}

@@ -1,0 +1,48 @@
+// What a page keeps for its successor: the state as JSON, and where it is kept.
+import { decodeLine, encodeLine } from "./codec.js";
+
+/** @typedef {import("./machine.js").Saved} Saved */
+/**
+ * Keeps one state.  `load` *takes* it: a second `load` finds nothing, so that no two pages go on from the same one.
+ * `clear` forgets `text`, and nothing that another page has saved since.
+ * @typedef {{load: () => string | null, save: (text: string) => void, clear: (text: string) => void}} Saver
+ */
+
+/** @param {Saved} saved @param {string} base the address of the endpoint's sessions */
+export function encodeState(saved, base) {
+  return JSON.stringify({ channelkit: 1, base, ...saved, frames: saved.frames.map(encodeLine) });
+}
+
+/** Throws an Error that says what is wrong. @param {string} text @param {string} base @returns {Saved} */
+export function decodeState(text, base) {
+  let state;
+  try {
+    state = JSON.parse(text);
+  } catch {
+    state = null;
+  }
+  if (state?.channelkit !== 1) throw new Error("state is not what channel.save() gave, or of another version");
+  if (state.base !== base) throw new Error(`state belongs to ${state.base}, not to ${base}`);
+  const { sid, secret, a, recv, sent, acked, line, verified } = state;
+  const numbers = [a, recv, sent, acked, line ?? 0, verified];
+  const frames = state.frames.map((/** @type {string} */ one) => decodeLine(one.trimEnd(), Infinity));
+  const whole = frames.every((/** @type {any} */ frame, /** @type {number} */ at) => frame?.n === acked + 1 + at);
+  if (typeof sid !== "string" || !numbers.every(Number.isSafeInteger) || !whole || acked + frames.length !== sent) {
+    throw new Error("state is damaged");
+  }
+  return { sid, secret: secret ?? null, a, recv, sent, acked, frames, line: line ?? null, verified };
+}
+
+/** A `Saver` over a Storage: sessionStorage for one tab, localStorage for whichever page comes next.
+ * @param {Pick<Storage, "getItem" | "setItem" | "removeItem">} storage @param {string} key @returns {Saver} */
+export function storageSaver(storage, key) {
+  return {
+    load() {
+      const text = storage.getItem(key);
+      storage.removeItem(key);
+      return text;
+    },
+    save: (text) => storage.setItem(key, text),
+    clear: (text) => storage.getItem(key) === text && storage.removeItem(key),
+  };
+}

@@ -1,0 +1,41 @@
+"""The uplink by POST: a batch of lines, or one message as the body (docs/protocol.md, "Uplink by POST")."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from channelkit.errors import MessageTooBig
+from channelkit.session.codec import decode_batch, decode_body, line_limit, media_type
+from channelkit.session.refusals import Refusal
+from channelkit.transports.session_http import ack_response, refusal_response
+
+if TYPE_CHECKING:
+    from channelkit.http import Request, Response
+    from channelkit.session.frames import Numbered
+    from channelkit.session.query import Query
+    from channelkit.transports.session import LiveSession
+
+
+async def post(request: Request, live: LiveSession, query: Query) -> Response:
+    """Read the body, within its limit, and take what it holds.  Raises BadMessage if that is nothing of a session."""
+    limit = live.config.max_message
+    content_type = request.headers.get("content-type", "")
+    body = await _body(request, line_limit(limit))
+    frames: list[Numbered]
+    if media_type(content_type) == "application/x-ndjson" or (not body and query.n is None):
+        frames = decode_batch(body, limit)
+    else:
+        frames = [decode_body(content_type, body, query.n, limit)]
+    answer = live.post(query.a, query.ack, frames)
+    return refusal_response(answer) if isinstance(answer, Refusal) else ack_response(answer)
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > limit:
+            raise MessageTooBig(f"a body of more than {limit} bytes")
+        pieces.append(piece)
+    return b"".join(pieces)

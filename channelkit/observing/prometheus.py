@@ -1,0 +1,76 @@
+"""The numbers of a server in Prometheus' text format, without a dependency.
+
+https://prometheus.io/docs/instrumenting/exposition_formats/ (version 0.0.4).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from channelkit.http import Request, Response
+from channelkit.statistics import ServerStatistics
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# name, type, help, field of ServerStatistics, label (for a field that is a mapping)
+METRICS = (
+    ("connections", "gauge", "Connections open now.", "connections", ""),
+    ("connections_total", "counter", "Connections accepted.", "connections_total", ""),
+    ("channels", "gauge", "Channels open now.", "channels", ""),
+    ("channels_closed_total", "counter", "Channels that are over, by their close status.", "channels_closed", "status"),
+    ("requests_total", "counter", "Requests whose handler was called.", "requests", ""),
+    ("responses_total", "counter", "Responses begun, by HTTP status; 101 is a WebSocket.", "responses", "status"),
+    ("handlers", "gauge", "Handlers running now.", "handlers", ""),
+    ("handler_errors_total", "counter", "Handlers that raised.", "handler_errors", ""),
+    ("messages_sent_total", "counter", "Messages accepted for sending.", "messages_sent", ""),
+    ("messages_received_total", "counter", "Messages that came from peers.", "messages_received", ""),
+    ("bytes_sent_total", "counter", "Bytes on the wire, framing and TLS included.", "bytes_sent", ""),
+    ("bytes_received_total", "counter", "Bytes from the wire, framing and TLS included.", "bytes_received", ""),
+    ("refusals_total", "counter", "How often each limit or timeout has acted.", "refusals", "reason"),
+    ("longest_tick_seconds", "gauge", "The longest the loop served sockets without a break.", "longest_tick", ""),
+    ("loop_stalls_total", "counter", "How often something held the event loop.", "stalls", ""),
+    ("longest_stall_seconds", "gauge", "The longest such hold.", "longest_stall", ""),
+)
+
+
+async def metrics(request: Request) -> Response:
+    """A handler that tells the numbers of the server it runs in: `if request.path == "/metrics": ...`.
+
+    Each process has its own numbers, which carry its process number as the label `process`.  They tell about your
+    traffic: let only your Prometheus see them.
+    """
+    if request.method not in ("GET", "HEAD"):
+        return Response(405, {"Allow": "GET, HEAD"}, "only GET\n")
+    exchange = request._exchange
+    if exchange is None:
+        raise RuntimeError("this request came from no server, so there are no numbers to tell")
+    text = exposition(exchange.host.statistics(), process=str(os.getpid()))
+    return Response(200, {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"}, text)
+
+
+def exposition(statistics: ServerStatistics, **labels: str) -> str:
+    """The numbers as text, each with `labels`."""
+    return "".join(_lines(statistics, labels))
+
+
+def _lines(statistics: ServerStatistics, labels: Mapping[str, str]) -> Iterator[str]:
+    for name, kind, text, field, label in METRICS:
+        yield f"# HELP channelkit_{name} {text}\n# TYPE channelkit_{name} {kind}\n"
+        value: Any = getattr(statistics, field)
+        if not label:
+            yield f"channelkit_{name}{_braces(labels)} {value}\n"
+        else:
+            for key, number in sorted(value.items()):
+                yield f"channelkit_{name}{_braces({**labels, label: str(key)})} {number}\n"
+
+
+def _braces(labels: Mapping[str, str]) -> str:
+    if not labels:
+        return ""
+    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,0 +1,11 @@
+"""Worker processes: several processes that share the listening sockets, and the one that looks after them.
+
+`running` is the call.  `supervisor` is the parent: it starts workers, restarts those that die, replaces them one by
+one, and ends them.  `process` is the child: it loads the handler and serves it.  `job` is what the one tells the
+other.  `target` finds a handler by its name.  `reloading` watches files.
+"""
+
+from channelkit.workers.running import run_workers
+from channelkit.workers.target import TargetError, load
+
+__all__ = ["TargetError", "load", "run_workers"]

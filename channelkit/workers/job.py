@@ -1,0 +1,42 @@
+"""What a worker process is to do: made by the supervisor, read by the worker."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from channelkit.errors import ConfigError
+from channelkit.observing.log_setup import LogSetup
+
+START_FAILED = 3  # the exit code of a worker that could not begin: its handler, its options, its lifespan
+READY = b"+"  # what a worker writes once it listens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Everything a worker needs to know.  It crosses a pipe, so all of it can be pickled."""
+
+    target: str
+    app_dir: str
+    asgi: bool
+    backend: Literal["asyncio", "trio"]
+    options: Mapping[str, Any]  # of `serve`
+    logs: LogSetup
+
+    def packed(self) -> bytes:
+        """The job as bytes.  Raises ConfigError for an option that cannot be given to another process."""
+        for name, value in self.options.items():
+            try:
+                pickle.dumps(value)
+            except Exception as error:
+                raise ConfigError(f"{name} cannot be given to worker processes: {error}") from error
+        return pickle.dumps(self)
+
+
+def unpacked(data: bytes) -> Job:
+    """The job the supervisor packed: only ever read from the pipe it left us."""
+    job = pickle.loads(data)
+    assert isinstance(job, Job)
+    return job

@@ -1,0 +1,73 @@
+"""A worker process: it reads its job from the pipe the supervisor left it, serves, and ends when told, or alone."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from typing import Any
+
+import anyio
+
+from channelkit.errors import ConfigError, LifespanFailed
+from channelkit.server.run import serve
+from channelkit.workers.job import READY, START_FAILED, unpacked
+from channelkit.workers.target import load
+
+logger = logging.getLogger("channelkit")
+
+
+def main(job_pipe: int, ready_pipe: int, leash: int) -> int:
+    """Run the job; returns the exit code.
+
+    `job_pipe` gives the job, `ready_pipe` takes one byte once the server listens, and the end of `leash` means that
+    the supervisor is gone: then this process stops too.
+    """
+    for number in (job_pipe, ready_pipe, leash):
+        os.set_inheritable(number, False)  # a process the handler starts must not hold them open
+    with open(job_pipe, "rb") as pipe:
+        job = unpacked(pipe.read())
+    threading.Thread(target=_end_with_supervisor, args=(leash,), name="channelkit-leash", daemon=True).start()
+    job.logs.apply(several=True)
+    try:
+        handler = load(job.target, job.app_dir, asgi=job.asgi)
+        run = functools.partial(serve, handler, task_status=_Ready(ready_pipe), **job.options)
+        anyio.run(run, backend=job.backend)
+    except (ConfigError, LifespanFailed, OSError) as error:
+        logger.critical("%s cannot be served: %s", job.target, error)
+        return START_FAILED
+    except KeyboardInterrupt:
+        return 0
+    except Exception:
+        logger.critical("%s cannot be served:\n%s", job.target, traceback.format_exc().rstrip())
+        return START_FAILED
+    return 0
+
+
+class _Ready:
+    """A task status that tells the supervisor."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+
+    def started(self, value: Any = None) -> None:
+        os.write(self._pipe, READY)
+        os.close(self._pipe)
+
+
+def _end_with_supervisor(leash: int) -> None:
+    os.read(leash, 1)
+    logger.warning("the supervisor is gone: this worker stops")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _command_line(arguments: list[str]) -> Any:
+    return main(*map(int, arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(_command_line(sys.argv[1:]))

@@ -1,0 +1,90 @@
+"""Finding a handler by its name, "module:handler", and telling what is wrong with a name that leads nowhere."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+from channelkit.asgi import ASGIHandler
+from channelkit.errors import ConfigError
+from channelkit.responding import Handler, checked_handler
+
+
+class TargetError(ConfigError):
+    """The name of a handler leads nowhere, or to something that is not a handler.  The text says what to do."""
+
+
+def load(target: str, app_dir: str = "", *, asgi: bool = False) -> Handler:
+    """The handler that `target`, "module:name" or "package.module:object.attribute", names.
+
+    `app_dir` is put first on the module path, as `python -m` does with the current directory; "" leaves the path
+    alone.  `asgi`: the name is that of an ASGI application, which is served as `ASGIHandler(application)`.
+
+    Raises TargetError if the name is malformed, or there is no such module or attribute, or it is no handler.  What
+    the module itself raises while it is imported goes through unchanged, with its traceback.
+    """
+    module_name, colon, path = target.partition(":")
+    if not (module_name and colon and path):
+        raise TargetError(f"a handler is named module:handler, such as chat:room; {target!r} is not such a name")
+    if module_name.endswith(".py") or "/" in module_name:
+        raise TargetError(f"{module_name!r} is a file; name the module instead: {_as_module(module_name)}:{path}")
+    if app_dir:
+        place = str(Path(app_dir).resolve())
+        if place not in sys.path:
+            sys.path.insert(0, place)
+    found: Any = _module(module_name, app_dir)
+    for name in path.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            raise TargetError(f"{module_name} has no {path!r}{_near(name, found)}") from None
+    return _handler(target, found, asgi)
+
+
+def _module(name: str, app_dir: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise  # the module is there; something that it imports is not
+        looked = f" (looked in {Path(app_dir).resolve()} and on Python's path)" if app_dir else ""
+        raise TargetError(f"there is no module named {error.name!r}{looked}; --app-dir names another folder") from None
+
+
+def _handler(target: str, found: Any, asgi: bool) -> Handler:
+    if asgi:
+        return ASGIHandler(found)
+    if not callable(found):
+        raise TargetError(
+            f"{target} is {_article(type(found).__name__)}, not a handler: async def handler(request): ..."
+        )
+    if looks_like_asgi(found):
+        raise TargetError(f"{target} looks like an ASGI application, not a handler; --asgi serves it")
+    return checked_handler(found)
+
+
+def looks_like_asgi(found: Any) -> bool:
+    """Whether a callable takes what ASGI 3 gives, `(scope, receive, send)`, where a handler takes one request."""
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(needed) == 3
+
+
+def _as_module(file: str) -> str:
+    return file.removesuffix(".py").strip("./").replace("/", ".")
+
+
+def _near(name: str, owner: Any) -> str:
+    near = difflib.get_close_matches(name, [each for each in dir(owner) if not each.startswith("_")], n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _article(name: str) -> str:
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"

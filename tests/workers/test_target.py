@@ -1,0 +1,79 @@
+"""A handler is found by its name, and a name that leads nowhere is told with the cure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from channelkit import ASGIHandler
+from channelkit.workers import TargetError, load
+
+SOURCE = """
+async def room(request):
+    return "here"
+
+class Site:
+    async def chat(self, request):
+        return "chat"
+
+site = Site()
+number = 7
+
+async def application(scope, receive, send):
+    pass
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "target_app.py").write_text(SOURCE)
+    (tmp_path / "target_broken.py").write_text("import a_module_that_is_not_there\n")
+    before = list(sys.path)
+    yield tmp_path
+    sys.path[:] = before
+    for name in [name for name in sys.modules if name.startswith("target_")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", ["target_app:room", "target_app:site.chat"])
+def test_found(folder: Path, name: str) -> None:
+    """A function of a module, and an attribute of an object in it."""
+    assert callable(load(name, str(folder)))
+
+
+def test_asgi(folder: Path) -> None:
+    """An ASGI application is wrapped when asked for, and otherwise recognised."""
+    assert isinstance(load("target_app:application", str(folder), asgi=True), ASGIHandler)
+    with pytest.raises(TargetError, match="looks like an ASGI application, not a handler; --asgi serves it"):
+        load("target_app:application", str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("target_app", "a handler is named module:handler"),
+        (":room", "a handler is named module:handler"),
+        ("target_app:", "a handler is named module:handler"),
+        ("target_app.py:room", "is a file; name the module instead: target_app:room"),
+        ("./target_app.py:room", "is a file; name the module instead: target_app:room"),
+        ("target_none:room", "there is no module named 'target_none'"),
+        ("target_app.inner:room", "there is no module named 'target_app.inner'"),
+        ("target_app:rom", "target_app has no 'rom'; did you mean 'room'?"),
+        ("target_app:site.xyz", "target_app has no 'site.xyz'"),
+        ("target_app:number", "target_app:number is an int, not a handler"),
+    ],
+)
+def test_a_name_that_leads_nowhere(folder: Path, name: str, message: str) -> None:
+    """Each mistake is named."""
+    with pytest.raises(TargetError) as told:
+        load(name, str(folder))
+    assert message in str(told.value)
+
+
+def test_a_module_that_cannot_be_imported(folder: Path) -> None:
+    """What is missing is another module: its own error says so, with its traceback."""
+    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_there"):
+        load("target_broken:room", str(folder))
