@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 from channelkit._lifecycle import logger
+from channelkit._threads.pool import Workers
 from channelkit.statistics import ServerStatistics, snapshot
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop
+    from channelkit.config import Config
 
 OnStop = Callable[[], object]  # what it returns is awaited, if it can be
 
@@ -39,8 +41,9 @@ class Connection(Protocol):
 class Draining:
     """The connections of one host on one loop, its running handlers, and the way to its end."""
 
-    def __init__(self, loop: Loop, cancel_handlers: Callable[[], None], patience: float) -> None:
+    def __init__(self, loop: Loop, cancel_handlers: Callable[[], None], config: Config) -> None:
         self.loop = loop
+        self.workers = Workers(loop, config)
         self.connections: set[Connection] = set()
         self._guests: set[Connection] = set()  # what outlives its requests: sessions
         self.running = 0  # handlers
@@ -48,7 +51,7 @@ class Draining:
         self.on_stop: OnStop | None = None
         self.lingering: Callable[[], int] = lambda: 0  # connections a pump still holds, engines or not
         self._cancel_handlers = cancel_handlers
-        self._patience = patience  # seconds for `finally` blocks and `on_close` after the cut
+        self._patience = config.handler_cleanup_timeout  # seconds for `finally` blocks and `on_close` after the cut
         self._changed = loop.parking()
 
     def join(self, guest: Connection) -> None:
@@ -130,6 +133,7 @@ class Draining:
         self.stopping = True
         self._say_goodbye(now=True)
         self._cancel_handlers()
+        self.workers.hurry()
         for _ in range(LAST_TURNS):
             await self.loop.checkpoint()  # what goodbye wrote leaves, as far as the kernel or host takes it
         for connection in self._open():
@@ -137,6 +141,8 @@ class Draining:
         with anyio.move_on_after(self._patience):
             await self._wait_handlers()
             await self.loop.wait_callbacks()
+            await self.workers.ended()
+        self.workers.stop()
         # Scheduled tasks, pullers, callbacks that would not end: nothing outlives the server.
         self.loop.cancel_on_leaving()
 

@@ -15,7 +15,7 @@ import anyio
 FILLER = "Grüße, 世界 🌍\r\nline\n" + "abcdefghij" * 2000
 BYTES = bytes(range(256)) * 80
 VERDICT = "good"
-BURST = 100  # messages at most
+BURST = 200  # messages at most
 
 Message = str | bytes
 

@@ -1,6 +1,6 @@
 """Sessions, CK/1: a Channel's messages that outlive connections.  Pure: no waiting, no sockets, time as an argument.
 
-The specification is docs/protocol.md; P1 to P8 in comments are its sections, F1 to F28 the flaws its rules repair.
+The specification is docs/protocol.md; P1 to P8 in comments are its sections, F1 to F29 the flaws its rules repair.
 
     frames      the nouns: Text, Binary, End, Ack, Ping, Hello, ClientHello
     codec       every frame in every form: lines of JSON, WebSocket messages, SSE blocks, bodies

@@ -6,16 +6,20 @@ import math
 
 NEVER = math.inf
 
-#: P4, client 4: attach again after this, doubling, up to that, full jitter.
+#: P4, client 4: attach again after this, doubling, up to that or to a sixth of the grace, full jitter.
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
 
 
-def backoff(failures: int, jitter: float) -> float:
-    """Seconds before the next try after `failures` in a row; `jitter` is drawn from [0, 1)."""
+def backoff(failures: int, jitter: float, grace: float) -> float:
+    """Seconds before the next try after `failures` in a row; `jitter` is drawn from [0, 1).
+
+    Never a large part of the grace, or an outage much shorter than it would be slept over: of the sessions cut off for
+    20 s of 30, delays that double to 30 s lose nearly half (F29).
+    """
     if failures <= 0:
         return 0.0
-    return jitter * min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(failures - 1, 10))
+    return jitter * min(LONGEST_DELAY, grace / 6, FIRST_DELAY * 2.0 ** min(failures - 1, 10))
 
 
 def rotation_delay(fruitless: int, longest: float) -> float:

@@ -17,7 +17,7 @@ from channelkit.asgi.hosted.websocket_exchange import AsgiHandshake
 from channelkit.config import Config, ServerOptions
 from channelkit.errors import BadRequest, ConfigError
 from channelkit.http import Request, Response, reject
-from channelkit.responding import Handler, checked_handler, run_handler
+from channelkit.responding import Handler, PlainFunction, checked_handler, run_handler
 from channelkit.timer import current_timers
 
 #: Fields of `Config` that are the host's business: it listens, reads heads, keeps connections and pings.
@@ -65,12 +65,13 @@ class ASGIApp:
     `handle_signals` is False), streams end, WebSockets close with 1001 and new requests get 503.  `drain` does the
     same when asked.
 
-    Raises ConfigError for an option that cannot work here, NotAvailable for a plain `def` handler.
+    A plain `def` handler runs on the worker pool, as on our server.  Raises ConfigError for an option that cannot work
+    here.
     """
 
     def __init__(
         self,
-        handler: Handler,
+        handler: Handler | PlainFunction,
         *,
         handle_signals: bool = True,
         **options: Unpack[ServerOptions],

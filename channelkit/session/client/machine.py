@@ -183,9 +183,12 @@ class ClientSession(ClientState):
         if not attaching.counts(attachment) or self.ending is not None:
             return actions
         attaching.contact(now)
-        if attaching.link is Link.UP:  # behind a hello any close is a detach
+        superseded = status == 409 and code == "superseded"  # said once, true for ever
+        if attaching.link is Link.UP and not superseded:  # behind a hello any other close is a detach
             attaching.lost(now, actions, drop=False)
             return actions
+        if attaching.link is Link.UP:
+            attaching.unlink(now, actions, drop=False)
         attaching.link = Link.NONE
         attaching.release(actions)
         if not self._judge(status, code, ack, now, actions):
@@ -212,9 +215,9 @@ class ClientSession(ClientState):
             self.uplink.taken = max(self.uplink.taken, post.frames[-1].n if post.frames else 0)
             self._acknowledged(ack, now, actions)
             if self.sender.acked < self.uplink.taken:
-                self.uplink.wait(now)  # taken, but not in the inbox yet: ask again later
+                self.uplink.wait(now, self.terms.grace)  # taken, but not in the inbox yet: ask again later
         elif not self._post_refused(status, code, ack, now, actions):
-            self.uplink.wait(now, retry_after)
+            self.uplink.wait(now, self.terms.grace, retry_after)
         if self.ending is None:
             self.saying.owe_ack(now, actions)
             self.saying.post(now, actions)

@@ -159,7 +159,7 @@ class Saying:
     def failed(self, now: float, actions: Actions) -> None:
         """The batch got no answer, or none that is ours."""
         self.uplink.landed()
-        self.uplink.wait(now)
+        self.uplink.wait(now, self._instance.terms.grace)
         if self._life.ending is None:
             self.owe_ack(now, actions)
 

@@ -58,10 +58,10 @@ class Uplink:
         self.until = NEVER
         return post
 
-    def wait(self, now: float, least: float = 0.0) -> None:
+    def wait(self, now: float, grace: float, least: float = 0.0) -> None:
         """Back off: the next batch not before that."""
         self.failures += 1
-        self.not_before = now + max(least, backoff(self.failures, self.jitter()))
+        self.not_before = now + max(least, backoff(self.failures, self.jitter(), grace))
 
     def progress(self) -> None:
         """Something was acknowledged: no reason to wait."""

@@ -544,8 +544,8 @@ def test_options_of_the_host_are_refused(backend: Backend) -> None:
         ASGIApp(_hello, drain_timeout=-1)
     with pytest.raises(TypeError, match="options are the fields"):
         ASGIApp(_hello, colour="red")  # type: ignore[call-arg]
-    with pytest.raises(NotAvailable, match="plain function"):
-        ASGIApp(lambda request: "hello")  # type: ignore[arg-type,return-value]
+    with pytest.raises(ConfigError, match="a handler is a function"):
+        ASGIApp("hello")  # type: ignore[arg-type]
 
 
 def test_a_scope_of_another_kind(backend: Backend, calling: Calling) -> None:
