@@ -218,6 +218,24 @@ def test_an_error_inside(backend: Backend) -> None:
     assert [str(status) for status in room.ends] == ["internal-server-error"]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("after", [0.0, 0.01, 0.6, 5.0])
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_cancelled_it_leaves_no_connection(transport: str, after: float, backend: Backend) -> None:
+    """Cancelled at any moment, every connection is closed, also those that were kept for the next request."""
+
+    async def plan(network: Network) -> None:
+        with anyio.move_on_after(after):
+            async with connect(URL, transport=transport, dial=network.dial) as channel:
+                await echoes(channel, MESSAGES)
+                await anyio.sleep(1000)
+        for stream in network.streams:
+            with pytest.raises(anyio.ClosedResourceError):
+                await stream.receive()
+
+    play(backend, Room(), plan)
+
+
 @pytest.mark.parametrize(
     "url", ["", "chat", "ftp://h/", "http://", "http://h:x/", "http://h/?q=1", "http://u@h/", "http://h/é"]
 )
