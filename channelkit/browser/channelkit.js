@@ -377,7 +377,9 @@ export class Channel {
         if (this.#kept !== "") this.#saver?.clear(this.#kept);
         this.#kept = "";
       } else if (this.#machine.sid !== null) {
-        this.#saver?.save((this.#kept = this.save())); // without a hello too: its predecessor's state was taken
+        const [before, text] = [this.#kept, this.save()]; // without a hello too: its predecessor's state was taken
+        this.#saver?.save(text, before);
+        this.#kept = text;
       }
     } catch (error) {
       this.#why = `the state was not kept: ${error instanceof Error ? error.message : error}`; // full, or forbidden
