@@ -17,6 +17,8 @@ import anyio.lowlevel
 from channelkit.channel import Channel
 from channelkit.errors import ConfigError
 from channelkit.status import CloseStatus
+from channelkit.sync.channel import SyncChannel
+from channelkit.sync.group import SyncGroup
 
 SlowPolicy = Literal["close", "drop-newest", "drop-oldest"]
 
@@ -36,7 +38,7 @@ class Group:
 
     `slow` says what happens to a member above its hard mark: "close" closes it with 1013, "drop-newest" skips this
     message for it, "drop-oldest" keeps the newest `backlog` messages for it and drops older ones.  Dropped messages
-    are counted in `dropped`.  A group belongs to its channels' event loop.
+    are counted in `dropped`.  A group belongs to its channels' event loop; other threads use its `sync`.
     """
 
     def __init__(self, *, slow: SlowPolicy = "close", backlog: int = 16) -> None:
@@ -52,6 +54,11 @@ class Group:
         #: Members closed because they were slow.
         self.closed_slow = 0
 
+    @property
+    def sync(self) -> SyncGroup:
+        """The blocking view of this group, for plain `def` handlers and any other thread."""
+        return SyncGroup(self)
+
     def __len__(self) -> int:
         return len(self._members)
 
@@ -63,7 +70,13 @@ class Group:
         return channel in self._members
 
     def add(self, channel: Channel) -> None:
-        """Make `channel` a member; it leaves by itself when it is over.  Adding a closed one does nothing."""
+        """Make `channel` a member; it leaves by itself when it is over.  Adding a closed one does nothing.
+
+        Raises TypeError for the blocking view of one, whose group is `sync`; RuntimeError in another thread.
+        """
+        if isinstance(channel, SyncChannel):
+            raise TypeError("that is the blocking view of a channel: plain `def` code adds it to group.sync")
+        channel._check_thread()
         if channel in self._members or not channel.is_open:
             return
         listener = partial(self._left, channel)
@@ -71,7 +84,8 @@ class Group:
         channel.on_close(listener)
 
     def discard(self, channel: Channel) -> None:
-        """Let `channel` leave; nothing happens if it is no member."""
+        """Let `channel` leave; nothing happens if it is no member.  Raises RuntimeError in another thread."""
+        channel._check_thread()
         member = self._members.pop(channel, None)
         if member is not None:
             channel._forget_close_listener(member.listener)
@@ -85,9 +99,12 @@ class Group:
         Raises TypeError or ValueError if a member's transport cannot carry `message`; members of other formats may
         have it already then.
         """
+        members = tuple(self._members)
+        if members:
+            members[0]._check_thread()
         wires: dict[object, Any] = {}
         count = 0
-        for channel in tuple(self._members):
+        for channel in members:
             if channel is not exclude and channel.is_open:
                 count += self._send_to(channel, self._wire(channel, message, wires))
         return count

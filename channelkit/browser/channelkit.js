@@ -344,6 +344,7 @@ export class Channel {
   switchTransport(transport) {
     const kind = kindOf(transport);
     this.#why = "the transport was switched";
+    this.#ladder.prefer(kind); // or it would climb back by itself
     this.#run(this.#machine.switchTo(kind, this.#now()));
   }
 

@@ -391,10 +391,12 @@ export class ClientMachine {
   refused(attachment, status, code, ack, now, retryAfter = 0) {
     if (attachment !== this.attachment || this.link === "none" || this.ending !== null) return this.#taken();
     this.#contact(now);
-    if (this.link === "up") {
-      this.#lostLink(now, false); // behind a hello any close is a detach
+    const superseded = status === 409 && code === "superseded"; // said once, true for ever
+    if (this.link === "up" && !superseded) {
+      this.#lostLink(now, false); // behind a hello any other close is a detach
       return this.#taken();
     }
+    if (this.link === "up") this.#unlink(now, false);
     this.link = "none";
     this.#release();
     if (!this.#judge(status, code, ack, now)) this.#fail(now, retryAfter);

@@ -21,7 +21,10 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     places.add_argument("--uds-mode", type=_mode, default=0o660, metavar="MODE", help="of its file (default: 660)")
     places.add_argument("--fd", action="append", type=int, default=[], metavar="N", help="an inherited descriptor")
     places.add_argument("--systemd", action="store_true", help="the sockets that systemd has opened for this service")
-    tls = parser.add_argument_group("TLS", f"A key's password is taken from the environment: {PASSWORD}.")
+    tls = parser.add_argument_group(
+        "TLS (docs/tls.md); SIGHUP reads the files again",
+        f"A key's password is taken from the environment: {PASSWORD}.",
+    )
     tls.add_argument("--ssl-certificate", metavar="FILE", help="PEM; the server's own first")
     tls.add_argument("--ssl-key", metavar="FILE", help="its private key, if it is not in the same file")
     tls.add_argument("--ssl-client-ca", metavar="FILE", help="clients must show a certificate by one of these")

@@ -21,7 +21,7 @@ from channelkit.session.actions import (
 )
 from channelkit.session.client import Actions, ClientSession, Saved
 from channelkit.session.doing import Doing
-from channelkit.session.frames import check_payload
+from channelkit.session.frames import Binary, Text, check_payload
 from channelkit.status import CloseInfo, check_close
 
 KINDS = {
@@ -90,8 +90,13 @@ class ClientChannel:
 
     @property
     def unacknowledged(self) -> int:
-        """Messages sent that the server has not said to have."""
-        return self.machine.sender.unacknowledged
+        """Messages sent that the server has not said to have; after the end, those that may be lost."""
+        return len(self.machine.left) if self._info is not None else self.machine.sender.unacknowledged
+
+    @property
+    def left(self) -> tuple[str | bytes, ...]:
+        """After the end: the messages that may be lost, in order, to be sent again to a new session.  Before: none."""
+        return tuple(frame.payload for frame in self.machine.left if isinstance(frame, Text | Binary))
 
     # -- sending and receiving
 

@@ -190,14 +190,20 @@ class Connections:
         body = await answer.body()
         if answer.status == 204 and action.kind is Kind.POLL:
             return True
-        code, ack = decode_answer(body)
         status = answer.status
-        if status == 204:  # an event stream is told so when it was superseded
-            status, code = 409, "superseded"
+        code, ack = decode_answer(body)
+        if status == 204:
+            status, code, ack = await self._reason(action)
         if code is not None:
             now = anyio.current_time()
             self._channel.do(self._machine.refused(action.attachment, status, code, ack, now, answer.retry_after))
         return False
+
+    async def _reason(self, action: Attach) -> tuple[int, str | None, int | None]:
+        """An event stream that is over, or another's now, is refused by one 204: a batch of nothing is told which."""
+        target = self._address.target(self._machine.sid, a=action.a, ack=action.ack)
+        async with self._http.request("POST", target, [*self._authorized(), *NDJSON], b"") as answer:
+            return answer.status, *decode_answer(await answer.body())
 
     async def _frames(self, action: Attach, answer: HttpAnswer) -> None:
         limit = self._machine.terms.max_message

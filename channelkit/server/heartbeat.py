@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from channelkit._deadline import Deadline
@@ -9,6 +10,7 @@ from channelkit._deadline import Deadline
 if TYPE_CHECKING:
     from channelkit._loop import Loop
 
+ALARMING = 1.0  # seconds: less happens on a busy machine without anybody's fault
 BEAT = 0.5  # seconds: a stall of `slow_callback` is seen with a probability of its length over this, a long one always
 
 
@@ -31,7 +33,8 @@ class Heartbeat:
             meters = self._loop.meters
             meters.stalls += 1
             meters.longest_stall = max(meters.longest_stall, late)
-            self._loop.tally.hit("slow_callback", f"something held the event loop for about {late:.2f} s")
+            level = logging.WARNING if late >= ALARMING else logging.INFO
+            self._loop.tally.hit("slow_callback", f"something held the event loop for about {late:.2f} s", level)
         self._next()
 
     def stop(self) -> None:

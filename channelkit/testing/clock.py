@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import heapq
 import math
 import selectors
 import sys
@@ -126,6 +127,7 @@ class _JumpingSelector(selectors.DefaultSelector):
     def __init__(self, watch: _Watch, patience: float) -> None:
         super().__init__()
         self.now = 0.0
+        self.timers: list[float] = []  # a heap of the times that timers were set for, cancelled ones too
         self._watch = watch
         self._patience = patience
 
@@ -143,6 +145,10 @@ class _JumpingSelector(selectors.DefaultSelector):
         if timeout is None:
             raise self._watch.deadlock(self.now)
         self.now += timeout
+        # The sum may fall short of the timer's time by the last bit.  asyncio would run it all the same, who set it
+        # would find that it is too early, and set it again, for ever.
+        while self.timers and self.timers[0] <= self.now + _RESOLUTION:
+            self.now = max(self.now, heapq.heappop(self.timers))
         if self.now + _RESOLUTION == self.now:
             # After 97 days a float is coarser than asyncio's resolution: a timer due exactly now would never be run.
             self.now = math.nextafter(self.now, math.inf)
@@ -168,6 +174,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         # `anyio.sleep_forever` is `asyncio.sleep(inf)`: a timer that is never due is nothing to jump to.
         if when == math.inf:
             return asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._clock.timers, when)
         return super().call_at(when, callback, *args, context=context)
 
 

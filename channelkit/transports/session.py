@@ -118,6 +118,14 @@ class LiveSession:
             self.machine.processed()
             self.do(self.machine.settle(self.loop.time()))
 
+    def end_attachment(self, reason: str) -> bool:
+        """Let the connection go that carries the session; whether there was one."""
+        current = self.machine.attachment
+        if current is None:
+            return False
+        self.do(self.machine.broke(current.number, 1012, reason, self.loop.time()))
+        return True
+
     def close(self, code: int, reason: str) -> None:
         self.do(self.machine.close(code, reason, self.loop.time()))
 

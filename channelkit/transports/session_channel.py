@@ -110,6 +110,15 @@ class SessionChannel(Channel):
         self._listeners[Detached] = callback
         return callback
 
+    def detach(self) -> bool:
+        """End the connection that carries the session, behind what was written to it; the client attaches again.
+
+        False if there is none just now, as between two polls.  Nothing is lost by it: use it to move clients to another
+        process, or to see what your application does when a network goes.
+        """
+        self._check_thread()
+        return self._session.end_attachment("detached")
+
     def handled(self) -> None:
         """The handler has returned in order; with ack="processed" that is what counts."""
 
@@ -189,6 +198,17 @@ class ProcessedChannel(SessionChannel):
         message = await super()._next(ending)
         self._given = True
         return message
+
+    def _receive_now(self) -> Any:
+        if self._receiver is None and self._on_receive is None:
+            self.handled()
+        message = super()._receive_now()
+        self._given = message is not None
+        return message
+
+    def _put_back(self, message: Any) -> None:
+        self._given = False
+        super()._put_back(message)
 
     def on_receive(self, callback: Callable[[Any], Any]) -> Callable[[Any], Any]:
         super().on_receive(self._through(callback))

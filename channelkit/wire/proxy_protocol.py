@@ -65,11 +65,11 @@ def read_proxy_header(data: bytes, max_size: int) -> ProxyHeader | None:
 
 
 def _read_v1(data: bytes) -> ProxyHeader | None:
-    end = data.find(b"\r\n", 0, V1_MAX)
-    if end < 0:
-        if len(data) >= V1_MAX or b"\n" in data:
-            raise BadProxyHeader(f"no CRLF ends the line {data[:V1_MAX]!r}")
+    end = data.find(b"\n", 0, V1_MAX) - 1
+    if end < 0 and len(data) < V1_MAX:
         return None
+    if data[end : end + 2] != b"\r\n":  # also if there was no LF: then this is data[-2:0]
+        raise BadProxyHeader(f"no CRLF ends the line {data[:V1_MAX]!r}")
     line = data[:end]
     family, *rest = line[len(_V1) :].split(b" ")
     if family == b"UNKNOWN":

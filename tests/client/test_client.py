@@ -295,3 +295,81 @@ def test_addresses() -> None:
     assert parse_address("wss://h/ck/").target("S", "poll", a=1, ack=2) == "/ck/S/poll?a=1&ack=2"
     assert parse_address("wss://h:444").port == 444
     assert parse_address("https://h").port == 443
+
+
+# -- told how it ended -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_superseded_client_is_told_so(transport: str, backend: Backend) -> None:
+    """A twin with a larger number takes over.  A WebSocket is told by its close; the others when they come again."""
+    room = Room(greeting=["hello"])
+    changes: list[str] = []
+
+    async def plan(network: Network) -> None:
+        options: dict[str, Any] = {"transport": transport, "dial": network.dial}
+        async with connect(URL, **options, on_change=changes.append) as old:
+            assert await old.receive() == "hello"
+            dialled = len(network.streams)
+            async with connect(URL, **options, saved=old.machine.save()) as new:
+                info = await old.wait_closed()
+                assert (info.status, info.reason) == ("lost", "another instance took over")
+                if transport == "websocket":
+                    assert len(network.streams) == dialled + 1, "it came again, to be told what it knew"
+                await new.send("mine")
+                assert await new.receive() == "mine"
+        assert changes.count(f"attached by {transport}") == 1 or transport == "long_poll"
+
+    play(backend, room, plan)
+    assert room.received == ["mine"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_session_that_ended_meanwhile(transport: str, backend: Backend) -> None:
+    """It ended while this client was away, by another's acknowledgement: that is what it is told, by each transport."""
+    room = Room(greeting=["hello"])
+
+    async def plan(network: Network) -> None:
+        async with connect(URL, transport=transport, dial=network.dial) as channel:
+            assert await channel.receive() == "hello"
+            network.refusing = True
+            network.cut()
+            secret, a = channel.machine.secret, channel.machine.a
+            head = f"HTTP/1.1\r\nHost: test\r\nConnection: close\r\nAuthorization: Bearer {secret}\r\n"
+            path = f"/ck/{channel.session_id}"
+            say = f"POST {path}?n=1&a={a} {head}Content-Length: 5\r\n\r\nclose"
+            assert b"200 OK" in await network.host.exchange(say.encode())
+            await anyio.sleep(0.1)
+            assert b'"ended"' in await network.host.exchange(f"GET {path}/poll?ack=2&a={a} {head}\r\n".encode())
+            network.refusing = False
+            info = await channel.wait_closed()
+            assert (info.status, info.reason) == ("lost", "ended")
+
+    play(backend, room, plan)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_what_may_be_lost_can_be_sent_again(transport: str, backend: Backend) -> None:
+    """With ack="processed" a failing handler leaves its message and those behind, in order, to a new session."""
+    room = Room()
+
+    async def plan(network: Network) -> None:
+        async with connect(URL, transport=transport, dial=network.dial) as channel:
+            await channel.send("fine")
+            assert await channel.receive() == "fine"
+            assert await channel.flush()
+            for message in ("raise", b"behind", "it"):
+                await channel.send(message)
+            assert not channel.left
+            info = await channel.wait_closed()
+            assert (info.code, info.delivered) == (1011, False)
+            assert [*channel.left] == ["raise", b"behind", "it"]
+            assert channel.unacknowledged == 3
+        async with connect(URL, transport=transport, dial=network.dial) as again:
+            await echoes(again, [*channel.left[1:]])
+
+    play(backend, room, plan, ack="processed")
+    assert room.received == ["fine", "raise", b"behind", "it"]

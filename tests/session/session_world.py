@@ -352,7 +352,8 @@ class World:
         if not wire.at_client:
             return
         if wire.what == "websocket":
-            wire.down += (CLEAN_CLOSE if action.code == 1000 else CUT,)
+            superseded = action.refusal is not None and action.refusal.status == 409  # told by its close code
+            wire.down += (action.refusal if superseded else CLEAN_CLOSE if action.code == 1000 else CUT,)
         elif wire.what == "poll" and not wire.down:
             wire.down += (action.refusal or NO_CONTENT,)
         else:

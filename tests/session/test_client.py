@@ -412,3 +412,13 @@ def test_a_farewell_is_not_an_older_batchs_answer() -> None:
     assert (farewell.ack, farewell.frames, machine.drained) == (1, (), False)
     machine.posted(farewell.number, 410, "ended", None, 0.0)
     assert machine.drained
+
+
+def test_a_close_acknowledges_what_arrived() -> None:
+    """Over a WebSocket the last acknowledgement goes before the end: the server's close is clean too."""
+    machine = client(WEBSOCKET)
+    machine.received(1, Text(1, "m"), 0.0)
+    machine.pull()
+    machine.settle(0.0)
+    writes = [action.frames for action in machine.close(1000, "", 0.0) if isinstance(action, act.Write)]
+    assert writes == [(Ack(1),), (End(1, 1000, ""),)]

@@ -37,6 +37,23 @@ def test_long_times_pass_at_once(backend: Backend, days: int) -> None:
 
 
 @on_both
+def test_no_timer_comes_too_early(backend: Backend) -> None:
+    """Whoever looks at the clock when its timer fires finds it due: or it would set it again, and time stand still."""
+
+    async def sleep(at: float) -> None:
+        await anyio.sleep(at)
+        assert anyio.current_time() >= at
+
+    async def sleepers(step: int) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(sleep, step * 0.037)
+            tasks.start_soon(sleep, 5 + step / 7)  # the clock adds the rest to the former, and may round down
+
+    for step in range(1, 60):
+        clock.run(sleepers, step, backend=backend)
+
+
+@on_both
 def test_arguments_and_result_pass_through(backend: Backend) -> None:
     """`run` gives the function its arguments and returns what it returns."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from proxyprotocol import ProxyProtocolSyntaxError
+from proxyprotocol import ProxyProtocolIncompleteError, ProxyProtocolSyntaxError
 from proxyprotocol.detect import ProxyProtocolDetect
 from proxyprotocol.result import ProxyResultIPv4, ProxyResultIPv6, ProxyResultLocal, ProxyResultUnix, ProxyResultUnknown
 from proxyprotocol.tlv import ProxyProtocolTLV
@@ -116,7 +116,7 @@ def test_unix_and_what_is_not_known() -> None:
 PORT = r"(?:0|[1-9][0-9]{0,4})"
 HEX = "[0-9a-fA-F:.]+"
 STRICT = re.compile(
-    rf"PROXY (UNKNOWN( [^\r\n]*)?|TCP4 [0-9.]+ [0-9.]+ {PORT} {PORT}|TCP6 {HEX} {HEX} {PORT} {PORT})\r\n".encode()
+    rf"PROXY (UNKNOWN( [^\n]*)?|TCP4 [0-9.]+ [0-9.]+ {PORT} {PORT}|TCP6 {HEX} {HEX} {PORT} {PORT})\r\n".encode()
 )
 
 
@@ -128,7 +128,7 @@ def oracle(data: bytes) -> tuple[Any, ...] | None:
             return expected(ProxyProtocolDetect().unpack(data[:v1_end]))
         length = int.from_bytes(data[14:16])
         return expected(ProxyProtocolDetect().unpack(data[: 16 + length]))
-    except (ProxyProtocolSyntaxError, ValueError, struct.error):
+    except (ProxyProtocolSyntaxError, ProxyProtocolIncompleteError, ValueError, struct.error):
         return None
 
 
@@ -147,6 +147,14 @@ def strict(data: bytes) -> bool:
     while len(rest) >= 3:
         rest = rest[3 + int.from_bytes(rest[1:3]) :] if 3 + int.from_bytes(rest[1:3]) <= len(rest) else b"x"
     return not rest
+
+
+def verdict(data: bytes) -> ProxyHeader | str | None:
+    """The header, None if it is not complete, or that it is none."""
+    try:
+        return read_proxy_header(data, MAX)
+    except BadProxyHeader:
+        return "bad"
 
 
 @st.composite
@@ -176,9 +184,18 @@ def mutated(draw: st.DrawFn) -> bytes:
 @example(b"PROXY TCP6 fe80::1%eth0 ::1 1 2\r\n")
 @example(b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2 \r\n")
 @example(b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\n")
+@example(b"PROXY UNKNOWN \r  \r\n")
+@example(b"PROXY UNKNOWN a\nb\r\n")
 @example(b"PROXY UNKNOWN" + 92 * b"x" + b"\r\n")
 def test_what_is_mutated_is_read_as_others_do_or_refused(data: bytes) -> None:
-    """A header that is accepted means to others the same; one that is refused is refused by them, or by the letter."""
+    """A header that is accepted means to others the same; one that is refused is refused by them, or by the letter.
+
+    However it is cut: no part of it is taken for a whole one, and none is refused that might become one.
+    """
+    verdicts = [verdict(data[:size]) for size in range(len(data) + 1)]
+    decided = [one for one in verdicts if one is not None]
+    assert verdicts == sorted(verdicts, key=lambda one: one is not None)
+    assert len(set(decided)) <= 1
     try:
         found = read_proxy_header(data, MAX)
     except BadProxyHeader as error:
@@ -188,7 +205,12 @@ def test_what_is_mutated_is_read_as_others_do_or_refused(data: bytes) -> None:
     if found is None:
         return  # not complete
     assert strict(data), data
-    if data[12:13] != b"\x20":  # with LOCAL everything else is to be ignored, which the other does not quite
+    command, family = data[12:14] if data.startswith(SIGNATURE) else (None, None)
+    if command == 0x20:
+        assert told(found) == (False, None, None)  # the rest is to be ignored, which the other does not quite
+    elif family in (0x31, 0x32):
+        assert told(found) == (True, None, None)  # the other wants paths to be ASCII
+    else:
         assert told(found) == oracle(data[: found.size])
 
 
@@ -297,6 +319,17 @@ def test_local_ignores_everything_else() -> None:
     data = binary(command=0x20, family=0x77, payload=b"\x03\0\4xxxxgarbage")
     assert header(data + b"GET") == ProxyHeader(len(data))
     assert header(binary(command=0x20, family=0, payload=b"")) == ProxyHeader(16)
+
+
+def test_a_checksum_over_the_whole_header() -> None:
+    """With zeros where it stands itself; any other byte that changes makes it wrong."""
+    before, behind = bytes(12) + b"\x04\0\1x\x03\0\4", b"\x20\0\5\1\0\0\0\0"
+    value = crc32c(binary(payload=before + bytes(4) + behind)).to_bytes(4)
+    data = binary(payload=before + value + behind)
+    assert header(data) == ProxyHeader(len(data), True, ("0.0.0.0", 0), ("0.0.0.0", 0), secure=True)
+    for at in (*range(16, 28), 31, *range(35, 39), 42):
+        with pytest.raises(BadProxyHeader, match="the checksum is wrong"):
+            read_proxy_header(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], MAX)
 
 
 def test_the_checksum_is_the_one_of_the_rfc() -> None:

@@ -83,7 +83,7 @@ def serving(folder: Path, *arguments: str, source: str) -> Iterator[Command]:
     with process:
         command = Command(process)
         try:
-            command.port = int(command.line(r"listening on http://127.0.0.1:(\d+)|cannot be served")[1] or 0)
+            command.port = int(command.line(r"listening on https?://127.0.0.1:(\d+)|cannot be served")[1] or 0)
             yield command
         finally:
             if process.poll() is None:

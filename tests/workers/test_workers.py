@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+import trustme
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -202,3 +205,51 @@ def _alive(number: int) -> bool:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_workers_speak_tls(tmp_path: Path) -> None:
+    """Every worker reads the files; SIGHUP replaces the workers, and the new ones have the new certificate."""
+    ca = trustme.CA()
+    context = ssl.create_default_context(cadata=ca.cert_pem.bytes().decode())
+
+    def issue() -> None:
+        issued = ca.issue_cert("localhost")
+        issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+
+    def serial(port: int) -> object:
+        sock = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        with context.wrap_socket(sock, server_hostname="localhost") as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            certificate = client.getpeercert()
+            assert client.recv(100).startswith(b"HTTP/1.1 200 OK")
+            assert certificate is not None
+            return certificate["serialNumber"]
+
+    issue()
+    with serving(tmp_path, "--workers", "2", "--ssl-certificate", "server.pem") as command:
+        command.workers(2)
+        before = serial(command.port)
+        issue()
+        command.process.send_signal(signal.SIGHUP)
+        command.workers(2)
+        deadline = time.monotonic() + PATIENCE
+        while serial(command.port) == before:  # by an old one, which stops soon
+            assert time.monotonic() < deadline
+        assert command.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--ssl-certificate", "no.pem"], "cannot read no.pem"),
+        (["--ssl-key", "no.pem"], "belong to a --ssl-certificate"),
+    ],
+)
+def test_bad_files_of_tls_are_told(tmp_path: Path, arguments: list[str], text: str) -> None:
+    """One line, and 1."""
+    (tmp_path / "served.py").write_text(APP)
+    line = [sys.executable, "-m", "channelkit", "serve", "served:handle", "--port", "0", *arguments]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 1
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr

@@ -30,6 +30,7 @@ IN, OUT, HUP, ERR, RDHUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP, sel
 READ_SIZE = 256 * 1024
 EVENTS_PER_POLL = 512
 TURN = 0.005  # seconds a tick may take before the rest waits for the next
+LAST_HANDSHAKE = 0.5  # seconds they get when the listener closes: two long round trips
 FLUSH_SLICE = 0.002  # seconds of flushing before the loop gets a turn
 HANDSHAKE_SLICE = 0.002  # seconds of TLS handshakes in a turn: one or two with RSA, and then everybody else
 
@@ -76,6 +77,7 @@ class Reactor:
         self._ticking = False
         self._closing: list[socket.socket] = []  # closed at the end of the tick, so no number is reused within it
         self._listeners: list[Listener] = []
+        self._last_handshakes = Deadline(loop, self._end_handshakes)
         self._closed = False
         self.proxied: set[Proxied] = set()  # connections before their PROXY header
         self._places: dict[str | bytes, int] = {}  # where peers are -> how many connections from there
@@ -148,10 +150,14 @@ class Reactor:
         return link
 
     def forget(self, listener: Listener) -> None:
-        """It is closed, and so are the connections of which nobody has told yet whose they are, and those that are
-        still in their handshake: nothing was asked there.
+        """It is closed.  Connections of which nobody has told yet whose they are, and those still in their handshake,
+        get a moment: a request may be right behind it.
         """
         self._listeners.remove(listener)
+        if self.proxied or self.handshaking:
+            self._last_handshakes.set(LAST_HANDSHAKE)
+
+    def _end_handshakes(self) -> None:
         for one in tuple(self.proxied):
             one.close()
         for link in tuple(self.handshaking):
@@ -199,6 +205,8 @@ class Reactor:
         self._closed = True
         for listener in tuple(self._listeners):
             listener.close()
+        self._last_handshakes.cancel()
+        self._end_handshakes()
         for link in tuple(self._links):  # not only those the epoll knows: some are unregistered, see `_hung_up`
             link.cut()
         self._batch.clear()
@@ -232,7 +240,10 @@ class Reactor:
                 now = self._clock()
                 if now - began > TURN:
                     # The rest comes first next time: epoll reports in an unchanging order, so whoever stands at its
-                    # head and is always ready would starve the others.  It is readable still, so there is a next time.
+                    # head and is always ready would starve the others.  It is readable still, so there is a next time;
+                    # but what is watched by edges (`proxied`) was reported once, and would wait here for somebody else.
+                    if batch and self.proxied:
+                        self.loop.call_soon(self.tick)
                     break
         if now - began > self.meters.longest_tick:
             self.meters.longest_tick = now - began

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
+from anyio.streams.tls import TLSAttribute
 
 from channelkit._deadline import Deadline
 from channelkit.server.pump.link import FINISHING, LINGER_BYTES, LOST, Engine, Link
+from channelkit.tls import TLSInfo
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop, Timer
@@ -45,6 +47,11 @@ class StreamLink(Link):
         peer = stream.extra(SocketAttribute.remote_address, None)
         local = stream.extra(SocketAttribute.local_address, None)
         super().__init__(loop, config, peer, local)
+        version = stream.extra(TLSAttribute.tls_version, None)
+        if version is not None:  # anyio's TLSStream
+            self.secure = True
+            certificate = stream.extra(TLSAttribute.peer_certificate) or None
+            self.tls = TLSInfo(version, stream.extra(TLSAttribute.cipher)[0], certificate)
         self._stream = stream
         self._write_place = loop.parking()
         self._read_place = loop.parking()

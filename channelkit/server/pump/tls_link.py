@@ -307,5 +307,6 @@ class TlsLink(SocketLink):
         super()._close(hard)
 
     def hang_up(self) -> None:
-        """The listener is closing, and nothing has been asked here yet."""
-        self._lose(ConnectionAbortedError("the server is ending"))
+        """The listener is closed, and nothing has been asked here yet: there is no engine to tell."""
+        self._give_up()
+        self._close(hard=False)

@@ -171,9 +171,12 @@ class ClientSession(ClientState):
         if not attaching.counts(attachment) or self.ending is not None:
             return actions
         attaching.contact(now)
-        if attaching.link is Link.UP:  # behind a hello any close is a detach
+        superseded = status == 409 and code == "superseded"  # said once, true for ever
+        if attaching.link is Link.UP and not superseded:  # behind a hello any other close is a detach
             attaching.lost(now, actions, drop=False)
             return actions
+        if attaching.link is Link.UP:
+            attaching.unlink(now, actions, drop=False)
         attaching.link = Link.NONE
         attaching.release(actions)
         if not self._judge(status, code, ack, now, actions):
@@ -262,6 +265,7 @@ class ClientSession(ClientState):
                 actions.append(Delete(self.a))
             self._over(KILLED, "local", code, reason, now, actions)
             return actions
+        self.saying.last_ack(now, actions)
         end = self.life.closing = self.sender.end(code, reason)
         self.life.close_at = now + (self.terms.grace if timeout is None else timeout)
         if self.receiver.stop() is not None:  # the peer's end was here already: both are closed

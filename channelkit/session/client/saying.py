@@ -107,6 +107,12 @@ class Saying:
         else:
             self.acks.at = NEVER  # the next hello presents it
 
+    def last_ack(self, now: float, actions: Actions) -> None:
+        """Before a close over the WebSocket: or the server would count what arrived among what may be lost."""
+        up = self._attaching.by_websocket and self._attaching.link is Link.UP
+        if up and self._receiver.recv > self.acks.told:
+            self.write_ack(now, actions)
+
     def write_ack(self, now: float, actions: Actions) -> None:
         """Acknowledge over the WebSocket."""
         self._write((Ack(self.acks.tell(self._receiver)),), now, actions)

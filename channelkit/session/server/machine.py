@@ -181,7 +181,7 @@ class ServerSession:
         self.downlink.finish(now, actions, 1008, detail)
 
     def broke(self, attachment: int, code: int, reason: str, now: float) -> Actions:
-        """The peer broke the protocol on this attachment, which ends; the session remains."""
+        """This attachment ends: the peer broke the protocol, or the application lets it go.  The session remains."""
         actions: Actions = []
         if self.downlink.current(attachment) is not None:
             self.downlink.finish(now, actions, code, reason)

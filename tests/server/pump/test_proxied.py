@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from channelkit._loop import Loop, open_loop
 from channelkit.config import Config
 from channelkit.server.pump.link import Link
-from channelkit.server.pump.reactor import Reactor
+from channelkit.server.pump.reactor import LAST_HANDSHAKE, Reactor
 from channelkit.testing import clock
 
 V1 = b"PROXY TCP4 192.0.2.1 192.0.2.2 1001 443\r\n"
@@ -90,12 +92,12 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def run(body: Body, backend: str, **options: Any) -> None:
+def run(body: Body, backend: str, reactor_clock: Callable[[], float] = time.perf_counter, **options: Any) -> None:
     options = {"proxy_protocol": "enable", "trusted_proxies": ["unix"], **options}
 
     async def main() -> None:
         async with open_loop() as loop:
-            reactor = Reactor(loop, Config(**options))
+            reactor = Reactor(loop, Config(**options), clock=reactor_clock)
             try:
                 await body(Place(loop, reactor))
             finally:
@@ -338,15 +340,21 @@ def test_connections_without_a_header_yet_count_among_all(backend: str) -> None:
 
 
 def test_a_listener_that_closes_takes_them_along(backend: str) -> None:
-    """Nobody has asked for anything there, and nobody would answer."""
+    """After a moment, in which a header that was on its way is still read."""
 
     async def body(place: Place) -> None:
-        pending, served = place.client(V1[:9]), place.client(V1)
+        pending, late, served = place.client(V1[:9]), place.client(V1[:9]), place.client(V1)
         await turn()
         place.listener.close()
+        late.send(V1[9:])
+        await turn()
+        assert place.reactor.links == 3
+        await anyio.sleep(LAST_HANDSHAKE + 0.1)
         assert closed(pending)
-        assert place.reactor.links == 1
+        assert place.reactor.links == 2
         assert not closed(served)
+        assert not closed(late)
+        late.close()
 
     run(body, backend)
 
@@ -361,3 +369,20 @@ def test_a_client_that_speaks_tls_to_its_proxy(backend: str) -> None:
             assert sorted(engine.link.secure for engine in place.engines) == [False, True]
 
     run(body, backend)
+
+
+def test_headers_beyond_a_turn_are_not_forgotten(backend: str) -> None:
+    """By the reactor's clock each event takes a whole turn: what epoll has reported once has its own all the same."""
+    ticks = itertools.count()
+
+    async def body(place: Place) -> None:
+        clients = [place.client() for _ in range(5)]
+        await anyio.sleep(0.1)
+        for client in clients:
+            client.send(V1)
+        await anyio.sleep(0.1)
+        assert len(place.engines) == 5
+        for client in clients:
+            client.close()
+
+    run(body, backend, lambda: float(next(ticks)))

@@ -15,7 +15,7 @@ import pytest
 from channelkit._loop import Loop, open_loop
 from channelkit.config import Config
 from channelkit.server.pump.link import Link
-from channelkit.server.pump.reactor import Reactor
+from channelkit.server.pump.reactor import LAST_HANDSHAKE, Reactor
 from channelkit.server.pump.tls import RECORDS_PER_TURN
 from channelkit.server.pump.tls_link import BATCH, TlsAcceptor
 from channelkit.testing import clock
@@ -509,7 +509,7 @@ def test_many_handshakes_cost_the_others_one(backend: Backend) -> None:
 
 
 def test_the_end_of_the_listener_ends_handshakes_only(backend: Backend) -> None:
-    """What has been established goes on; who has not got so far has asked nothing."""
+    """What has been established goes on; who has not got so far in a moment has asked nothing."""
 
     async def body(world: World) -> None:
         sock = socket.create_server(("127.0.0.1", 0))
@@ -519,6 +519,9 @@ def test_the_end_of_the_listener_ends_handshakes_only(backend: Backend) -> None:
         halfway = world.connect()
         await turn()
         listener.close()
+        await turn()
+        assert not halfway.fin
+        await anyio.sleep(LAST_HANDSHAKE + 0.1)
         await turn()
         assert halfway.read_raw() == b""
         assert halfway.fin

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import select
 import shutil
+import socket
 import ssl
 import subprocess
+import threading
 from subprocess import PIPE
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ import anyio
 import pytest
 from websockets.sync.client import connect as websockets_connect
 
-from channelkit import TLS, ASGIHandler, CloseStatus, Endpoint, Request
+from channelkit import TLS, ASGIHandler, CloseStatus, Endpoint, Listen, Request
 from channelkit.client import ConnectFailed, connect
 from channelkit.client.channel import KINDS
 from channelkit.errors import ConfigError
@@ -281,3 +283,68 @@ def test_a_key_of_rsa_serves_too(secure: SecureHost, authority: Authority) -> No
     certificate, key = authority.files(key_type=trustme.KeyType.RSA)
     secure.serve(TLS(certificate=certificate, key=key))
     assert secure.connect().ask().status == 200
+
+
+# -- the ends of a real connection
+
+
+def test_a_reset_is_an_abnormal_end(secure: SecureHost) -> None:
+    """As without TLS: nothing is left, and the status is true."""
+    secure.serve()
+    peer = secure.connect()
+    peer.upgrade()
+    secure.host.channel()
+    peer.reset()
+    end = secure.host.end()
+    assert (end.status, end.code, end.by) == (CloseStatus.ABNORMAL, 1006, "network")
+    secure.host.idle()
+
+
+def test_a_drain_says_goodbye_twice(secure: SecureHost) -> None:
+    """1001 in a close frame, then close_notify; whoever is in a handshake is closed at once."""
+    secure.serve()
+    peer, halfway = secure.connect(), secure.host.connect()
+    peer.upgrade()
+    secure.host.channel()
+    secure.host.until(lambda: secure.host.core.lingering() == 2)  # both are accepted
+    server = secure.host.server
+    assert server is not None
+    stopping = threading.Thread(target=server.stop, args=(5,))
+    stopping.start()
+    first, payload = peer.read_close()
+    assert (first, payload[:2]) == (0x88, (1001).to_bytes(2))
+    peer.send_frame(8, payload)
+    assert peer.rest() == b""
+    assert halfway.rest() == b""
+    peer.close()
+    halfway.close()
+    stopping.join()
+    assert secure.host.end().delivered
+
+
+def test_a_slow_reader_gets_all_of_a_large_answer(secure: SecureHost) -> None:
+    """Eight MiB into a small buffer, read in small pieces."""
+    data = bytes(range(256)) * 32768
+
+    async def handler(request: Request) -> bytes:
+        return data
+
+    secure.host.serve(handler, ssl=secure.authority.tls())
+    peer = secure.shake_hands(secure.host.connect(receive_buffer=4096))
+    peer.request("GET", "/", "Connection: close")
+    assert peer.reply().body == data
+    assert peer.rest() == b""
+
+
+def test_tls_for_one_listener_only(secure: SecureHost) -> None:
+    """`Listen(ssl=)` is that listener's own; the addresses say what each speaks."""
+    listeners = [Listen(ip="127.0.0.1", port=0, ssl=secure.authority.tls()), Listen(ip="127.0.0.1", port=0)]
+    secure.host.serve(secure.handle, listen=listeners)
+    server = secure.host.server
+    assert server is not None
+    assert [address.partition(":")[0] for address in server.addresses] == ["https", "http"]
+    assert secure.connect().ask().body == b"https / 0"
+    plain = secure.host.connect()
+    plain.sock.close()
+    plain.sock = socket.create_connection(("127.0.0.1", int(server.addresses[1].rpartition(":")[2])), 10)
+    assert plain.ask().body == b"http / 0"
