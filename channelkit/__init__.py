@@ -19,6 +19,7 @@ from channelkit.errors import LocalError as LocalError
 from channelkit.errors import NotAvailable as NotAvailable
 from channelkit.errors import ReceiveUnsupported as ReceiveUnsupported
 from channelkit.errors import RemoteError as RemoteError
+from channelkit.errors import WorkersBusy as WorkersBusy
 from channelkit.group import Group as Group
 from channelkit.handlers import as_channel as as_channel
 from channelkit.handlers import with_channel as with_channel
@@ -32,6 +33,9 @@ from channelkit.server.run import run_server as run_server
 from channelkit.server.run import serve as serve
 from channelkit.status import CloseInfo as CloseInfo
 from channelkit.status import CloseStatus as CloseStatus
+from channelkit.sync import SyncChannel as SyncChannel
+from channelkit.sync import SyncGroup as SyncGroup
+from channelkit.sync import SyncRequest as SyncRequest
 from channelkit.timer import ScheduledTask as ScheduledTask
 from channelkit.timer import cancel as cancel
 from channelkit.timer import schedule_task as schedule_task

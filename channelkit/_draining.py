@@ -16,16 +16,27 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 from channelkit._lifecycle import logger
+from channelkit._threads.pool import Workers
+from channelkit.errors import ConfigError
 from channelkit.statistics import ServerStatistics, snapshot
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop
+    from channelkit.config import Config
 
 OnStop = Callable[[], object]  # what it returns is awaited, if it can be
 
 LAST_REQUEST = 0.25  # seconds an idle connection is kept at a stop: a request may be on its way, a long round trip
 SPREAD_STEP = 0.01  # seconds between two handfuls of goodbyes
 LAST_TURNS = 10  # of the loop between the last goodbye and the cut
+
+
+def on_stop_of(handler: object, on_stop: OnStop | None) -> OnStop | None:
+    """`on_stop`, or what the handler has by that name; ConfigError if it cannot be called."""
+    found: OnStop | None = getattr(handler, "on_stop", None) if on_stop is None else on_stop
+    if found is not None and not callable(found):
+        raise ConfigError(f"on_stop must be a function without arguments, not {found!r}")
+    return found
 
 
 class Connection(Protocol):
@@ -39,8 +50,9 @@ class Connection(Protocol):
 class Draining:
     """The connections of one host on one loop, its running handlers, and the way to its end."""
 
-    def __init__(self, loop: Loop, cancel_handlers: Callable[[], None], patience: float) -> None:
+    def __init__(self, loop: Loop, cancel_handlers: Callable[[], None], config: Config) -> None:
         self.loop = loop
+        self.workers = Workers(loop, config)
         self.connections: set[Connection] = set()
         self._guests: set[Connection] = set()  # what outlives its requests: sessions
         self.running = 0  # handlers
@@ -48,7 +60,7 @@ class Draining:
         self.on_stop: OnStop | None = None
         self.lingering: Callable[[], int] = lambda: 0  # connections a pump still holds, engines or not
         self._cancel_handlers = cancel_handlers
-        self._patience = patience  # seconds for `finally` blocks and `on_close` after the cut
+        self._patience = config.handler_cleanup_timeout  # seconds for `finally` blocks and `on_close` after the cut
         self._changed = loop.parking()
 
     def join(self, guest: Connection) -> None:
@@ -130,6 +142,7 @@ class Draining:
         self.stopping = True
         self._say_goodbye(now=True)
         self._cancel_handlers()
+        self.workers.hurry()
         for _ in range(LAST_TURNS):
             await self.loop.checkpoint()  # what goodbye wrote leaves, as far as the kernel or host takes it
         for connection in self._open():
@@ -137,6 +150,8 @@ class Draining:
         with anyio.move_on_after(self._patience):
             await self._wait_handlers()
             await self.loop.wait_callbacks()
+            await self.workers.ended()
+        self.workers.stop()
         # Scheduled tasks, pullers, callbacks that would not end: nothing outlives the server.
         self.loop.cancel_on_leaving()
 

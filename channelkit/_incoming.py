@@ -21,7 +21,8 @@ import anyio
 
 from channelkit._lifecycle import CLOSING, OPEN, OVER, logger
 from channelkit._outgoing import ACCEPTANCES_PER_YIELD, Outgoing
-from channelkit.errors import ChannelClosed, ReceiveUnsupported
+from channelkit._threads.jobs import PoolEnded
+from channelkit.errors import ChannelClosed, ReceiveUnsupported, WorkersBusy
 
 if TYPE_CHECKING:
     from channelkit._loop import Parking
@@ -268,6 +269,13 @@ class Incoming(Outgoing):
                 self._loop.call_soon(self._run_callbacks)
 
     def _callback_failed(self, error: Exception) -> None:
+        if isinstance(error, WorkersBusy):  # counted and logged by the pool
+            self._unread += 1
+            self._fail(1013)
+            return
+        if isinstance(error, PoolEnded):  # the one exception to G7: a callback of this channel is still in its thread
+            logger.warning("a callback of %r did not run: the server has stopped before it", self)
+            return
         if isinstance(error, anyio.WouldBlock):
             logger.error("a callback of %r let WouldBlock escape: the peer does not keep up; closed with 1013", self)
             self._fail(1013)
@@ -375,6 +383,27 @@ class Incoming(Outgoing):
         ChannelClosed with the `close_info`.  Raises ReceiveUnsupported at once where nothing can arrive.
         """
         return self._next(ending=False)
+
+    def _receive_now(self) -> Message | None:
+        """The next message if there is one, None if one may still come; raises as `receive` does."""
+        self._check_receivable()
+        if self._on_receive is not None or self._receiver is not None:
+            raise anyio.BusyResourceError("receiving from")
+        self._discarding = False
+        if self._inbox:
+            return self._take()
+        if self._info is not None:
+            raise ChannelClosed(self._info)
+        return None
+
+    def _put_back(self, message: Message) -> None:
+        """A message that was taken, by one who did not get it, is the next again."""
+        if self._inbox is None:
+            self._inbox = deque()
+        self._inbox.appendleft(message)
+        self._inbox_bytes += len(message)
+        if self._receiver is not None:
+            self._receiver.wake()
 
     async def _next(self, ending: bool) -> Any:
         """The next message; at the end StopAsyncIteration if `ending`, else ChannelClosed."""

@@ -16,6 +16,7 @@ import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from channelkit.errors import WorkersBusy
 from channelkit.status import By, CloseInfo, CloseStatus
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from channelkit.config import Config
     from channelkit.http import Request
     from channelkit.spi import Exchange
+    from channelkit.sync import SyncChannel
 
 NEW, OPEN, CLOSING, OVER = range(4)
 
@@ -40,6 +42,7 @@ class Lifecycle(ABC):
         "_loop",
         "_outbox",
         "_phase",
+        "_sync",
         "_unread",
         "_waiters",
         "request",
@@ -55,6 +58,7 @@ class Lifecycle(ABC):
         self._info: CloseInfo | None = None
         self._ending: tuple[CloseStatus, int, str] | None = None  # set by the call that closed it from our side
         self._unread = 0
+        self._sync: SyncChannel | None = None  # its view for other threads, once asked for
         self._waiters: list[Parking] | None = None  # flush, wait_closed, receive: woken by room and by the end
 
     # -- hooks a transport supplies
@@ -84,6 +88,10 @@ class Lifecycle(ABC):
         """End the channel because the application's own code failed."""
         status = CloseStatus.INTERNAL_SERVER_ERROR if code == 1011 else CloseStatus.SERVER_CLOSE
         self._begin_close(status, code, "")
+
+    def _failed_by(self, error: BaseException) -> None:
+        """The same, by `error`."""
+        self._fail(1013 if isinstance(error, WorkersBusy) else 1011)
 
     # -- the end, from the wire
 

@@ -68,8 +68,10 @@ class Outgoing(Lifecycle):
         order.  Raises TypeError or ValueError if `data` cannot be carried; nothing is sent then.  It never raises
         because of the peer.
         """
-        wire = self._encode(data)
         loop = self._loop
+        if get_ident() != loop.thread:
+            self._check_thread()
+        wire = self._encode(data)
         if (
             self._phase == OPEN
             and not self._senders
@@ -162,4 +164,4 @@ class Outgoing(Lifecycle):
 
     def _check_thread(self) -> None:
         if not self._loop.in_loop_thread:
-            raise RuntimeError("a channel belongs to its event loop's thread; use anyio.from_thread to get there")
+            raise RuntimeError("a channel belongs to its event loop's thread; in any other thread use channel.sync")

@@ -17,6 +17,7 @@ from channelkit._incoming import Callback, Incoming
 from channelkit._lifecycle import NEW, OPEN
 from channelkit.errors import NotAvailable
 from channelkit.status import CloseInfo, CloseStatus, check_close
+from channelkit.sync.channel import SyncChannel, view
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -39,8 +40,8 @@ class ChannelStatistics:
 class Channel(Incoming):
     """One way to talk to one client, whatever carries it.
 
-    All methods belong to the loop's own thread.  `send` may be called by any number of tasks at once, `receive` by
-    one.  Waiting in any of them flushes what this channel has written.
+    All methods belong to the loop's own thread; other threads use `sync`.  `send` may be called by any number of tasks
+    at once, `receive` by one.  Waiting in any of them flushes what this channel has written.
     """
 
     __slots__ = ("__weakref__",)
@@ -71,9 +72,9 @@ class Channel(Incoming):
         return self._outbox.unsent
 
     @property
-    def sync(self) -> object:
-        """The blocking view for other threads: not in this version.  Use `anyio.from_thread.run` meanwhile."""
-        raise NotAvailable("channel.sync comes with the worker pool; use anyio.from_thread.run(channel.send, data)")
+    def sync(self) -> SyncChannel:
+        """The blocking view of this channel, for any thread but the loop's own; one channel has one."""
+        return self._sync or view(self)
 
     def statistics(self) -> ChannelStatistics:
         """The channel's numbers now."""
@@ -126,6 +127,7 @@ class Channel(Incoming):
 
     async def wait_closed(self) -> CloseInfo:
         """Wait until the channel is over, whoever ends it; callbacks may still be running then."""
+        self._check_thread()
         await self._loop.checkpoint()
         while self._info is None:
             await self._wait()
@@ -136,6 +138,7 @@ class Channel(Incoming):
 
         False if the channel ended with something unsent.  Cancelling it changes nothing.
         """
+        self._check_thread()
         await self._loop.checkpoint()
         self._exchange.flush()
         while self._info is None and self._outbox.unsent:
@@ -197,4 +200,4 @@ class Channel(Incoming):
         if error is None:
             await self.close(1000)
         else:
-            self._fail(1011)
+            self._failed_by(error)

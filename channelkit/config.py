@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from ssl import SSLContext
 from typing import Literal, TypedDict
@@ -40,10 +41,12 @@ class Config:
     reuse_port: bool = False  # SO_REUSEPORT: several processes share a port, and a second server is no error any more
     server_header: str | None = "channelkit"
     ssl: SSLContext | TLS | None = None  # speak TLS; nobody has a certificate unasked
-    # -- the worker pool for plain `def` handlers: checked now, used by the version that brings the pool
-    thread: int = 4
-    queue_size: int = 20480
+    # -- the worker pool, for plain `def` handlers and their callbacks (thread, queue_size, prefix: http-kit's)
+    thread: int = 4  # handlers at once, and as many callbacks at once
+    queue_size: int = 20480  # requests that wait for a thread, more: 503; the same number of callbacks, more: 1013
     worker_name_prefix: str = "worker-"
+    max_waiting_threads: int = 1000  # besides: in blocking receive, send, flush; 8 MiB of addresses each.  More: 1013
+    executor: Executor | None = None  # does the work instead, and is never shut down by us
     # -- who the client is, behind a proxy: nobody is believed who is not named
     trusted_proxies: Sequence[str] = ()  # addresses, networks, "unix" (peers of UNIX sockets), "*" (everyone)
     proxy_protocol: ProxyProtocol = "disable"
@@ -202,6 +205,8 @@ class ServerOptions(TypedDict, total=False):
     thread: int
     queue_size: int
     worker_name_prefix: str
+    max_waiting_threads: int
+    executor: Executor | None
     trusted_proxies: Sequence[str]
     proxy_protocol: ProxyProtocol
     max_proxy_header: int
@@ -269,6 +274,13 @@ def _optional_text(name: str, value: object) -> None:
         _text(name, value)
 
 
+def _optional_executor(name: str, value: object) -> None:
+    if isinstance(value, ProcessPoolExecutor):
+        raise ConfigError(f"{name} must run threads: handlers and channels cannot go to another process")
+    if value is not None and not isinstance(value, Executor):
+        raise ConfigError(f"{name} must be a concurrent.futures.Executor or None, not {value!r}")
+
+
 def _checked_elsewhere(name: str, value: object) -> None:
     """A choice: `Config.__post_init__` names its words."""
 
@@ -278,4 +290,5 @@ _CHECKS: dict[str, Callable[[str, object], None]] = {
     "float": _seconds,
     "str": _text,
     "str | None": _optional_text,
+    "Executor | None": _optional_executor,
 }

@@ -6,6 +6,7 @@
     │   ├── HandlerError (RuntimeError) a handler broke a rule of the request it answers
     │   ├── LifespanFailed (RuntimeError) an ASGI application could not start
     │   ├── ReceiveUnsupported          this channel only answers; it cannot receive
+    │   ├── WorkersBusy                 all threads of the worker pool are busy and its queue is full
     │   └── NotAvailable                asked for something this version does not have yet
     ├── RemoteError                     the peer's mistake, judged from bytes it sent
     │   ├── BadRequest                  carries the HTTP status the peer was told
@@ -52,6 +53,10 @@ class LifespanFailed(LocalError, RuntimeError):
 
 class ReceiveUnsupported(LocalError):
     """`receive()` on a channel that can only send: a plain HTTP response carries nothing back."""
+
+
+class WorkersBusy(LocalError):
+    """The worker pool has no thread free and no room in its queue: a request is told 503, a channel closes 1013."""
 
 
 class NotAvailable(LocalError, NotImplementedError):

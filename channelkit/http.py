@@ -113,20 +113,8 @@ class _Pieces:
         return piece
 
 
-class Request:
-    """One HTTP request, as the handler sees it.
-
-    `path` is decoded, `raw_path` is not; both begin below `root_path`, the prefix that an ASGI application was mounted
-    at ("" on our own server).  `client` and `server` are (host, port) of the socket, or what a trusted proxy tells
-    (`proxy_protocol`, `forwarded`), never of a header that anyone could have sent; None where there is no such thing,
-    as with UNIX sockets.  `host` is what the client asked, with a port where it named one.  `scheme` is "http" or
-    "https", for WebSockets too; `tls` is what is known of the connection's TLS where it is our own server that speaks
-    it (version, cipher, the client's certificate), else None.
-
-    `state` is a dict of your own; under ASGI it is the scope's, so what middleware left is in it, and `asgi_scope` is
-    the whole scope (None on our own server).  `body()`, `stream()` and `json()` wait for the peer and may be used by
-    one task at a time; cancelled, they leave what has not been returned to the next call.
-    """
+class RequestData:
+    """What is known of a request without waiting: the same for `Request` and `SyncRequest`."""
 
     __slots__ = (
         "_body",
@@ -194,7 +182,7 @@ class Request:
         self._body: bytes | None = None
 
     def __repr__(self) -> str:
-        return f"<Request {self.method} {self.raw_path}>"
+        return f"<{type(self).__name__} {self.method} {self.raw_path}>"
 
     @property
     def path(self) -> str:
@@ -252,6 +240,24 @@ class Request:
         if self._state is None:
             self._state = {}
         return self._state
+
+
+class Request(RequestData):
+    """One HTTP request, as the handler sees it.
+
+    `path` is decoded, `raw_path` is not; both begin below `root_path`, the prefix that an ASGI application was mounted
+    at ("" on our own server).  `client` and `server` are (host, port) of the socket, or what a trusted proxy tells
+    (`proxy_protocol`, `forwarded`), never of a header that anyone could have sent; None where there is no such thing,
+    as with UNIX sockets.  `host` is what the client asked, with a port where it named one.  `scheme` is "http" or
+    "https", for WebSockets too; `tls` is what is known of the connection's TLS where it is our own server that speaks
+    it (version, cipher, the client's certificate), else None.
+
+    `state` is a dict of your own; under ASGI it is the scope's, so what middleware left is in it, and `asgi_scope` is
+    the whole scope (None on our own server).  `body()`, `stream()` and `json()` wait for the peer and may be used by
+    one task at a time; cancelled, they leave what has not been returned to the next call.
+    """
+
+    __slots__ = ()
 
     def stream(self) -> AsyncIterator[bytes]:
         """Iterate over the body as it arrives; reading it is what lets the peer send more.

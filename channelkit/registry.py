@@ -103,8 +103,11 @@ def _load() -> None:
         return
     _loaded = True
     for entry in entry_points(group=ENTRY_POINT_GROUP):
-        made = entry.load()
-        register(made() if isinstance(made, type) else made)
+        try:
+            made = entry.load()
+            register(made() if isinstance(made, type) else made)
+        except Exception as error:
+            raise ConfigError(f"the installed transport {entry.name} = {entry.value} does not work: {error}") from error
 
 
 for _built_in in (

@@ -7,47 +7,57 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from channelkit._bodies import open_body
 from channelkit._lifecycle import logger
+from channelkit._threads.jobs import REQUEST
+from channelkit._threads.plain import BodyOnWorkers, runs_on_loop
 from channelkit.channel import Channel
-from channelkit.errors import BadRequest, ConfigError, HandlerError, NotAvailable
+from channelkit.errors import BadRequest, ConfigError, HandlerError, WorkersBusy
 from channelkit.http import Request, Response, check_status, header_lines, to_response, whole
+from channelkit.spi import ANSWERED as ANSWERED
+from channelkit.spi import Answered as Answered
 from channelkit.spi import HttpExchange, HttpWire
+from channelkit.sync import SyncChannel, SyncRequest
 from channelkit.wire.websocket_handshake import refusal_headers
 
 SERVER_ERROR = Response(500, {"Content-Type": "text/plain; charset=utf-8"}, "Internal Server Error\n")
+BUSY = Response(503, {"Content-Type": "text/plain; charset=utf-8", "Retry-After": "1"}, "Service Unavailable\n")
 
-
-class Answered:
-    """The type of `ANSWERED`."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "<answered>"
-
-
-#: What a handler returns that has answered the request itself, by its exchange.
-ANSWERED = Answered()
 
 Handler = Callable[[Request], Awaitable[Any]]
+PlainFunction = Callable[[SyncRequest], Any]
+
+
+class PlainHandler:
+    """A plain `def` handler as the loop calls it: it runs on a worker, once the request's whole body is there."""
+
+    def __init__(self, function: PlainFunction) -> None:
+        self._function = function
+        self.__qualname__ = getattr(function, "__qualname__", None) or repr(function)
+
+    def __repr__(self) -> str:
+        return repr(self._function)
+
+    async def __call__(self, request: Request) -> Any:
+        """What the function returns; WorkersBusy, before the body is read, if no thread has time for it."""
+        assert request._exchange is not None
+        workers = request._exchange.host.workers
+        workers.check_room()
+        if request._source is not None:
+            await request.body()
+        result = await workers.run(REQUEST, self._function, SyncRequest(request))
+        return result.channel if isinstance(result, SyncChannel) else BodyOnWorkers.of(result, workers)
 
 
 def checked_handler(handler: Any) -> Handler:
-    """`handler`, if it can be one; ConfigError or NotAvailable that say what is wrong with it otherwise."""
-    call = handler.func if isinstance(handler, partial) else handler
-    if not callable(call):
+    """`handler` as the loop can call it; ConfigError that says what is wrong with it, if it cannot be one."""
+    if not callable(handler):
         raise ConfigError(f"a handler is a function that takes a request, not {handler!r}")
-    method = getattr(call, "__call__", None)  # noqa: B004  (an object whose __call__ is async is a handler too)
-    if not inspect.iscoroutinefunction(call) and not inspect.iscoroutinefunction(method):
-        raise NotAvailable(
-            f"{call!r} is a plain function: those need the worker pool, which this version does not have; "
-            "write `async def`"
-        )
-    return handler  # type: ignore[no-any-return]
+    if inspect.isasyncgenfunction(handler):
+        raise ConfigError(f"{handler!r} yields, so it is a body, not a handler: return a Response with that body")
+    return cast("Handler", handler) if runs_on_loop(handler) else PlainHandler(handler)
 
 
 async def run_handler(handler: Handler, request: Request, exchange: HttpExchange) -> None:
@@ -144,16 +154,16 @@ async def _room(exchange: HttpExchange, waiter: _Waiter) -> None:
 def answer_error(exchange: HttpExchange, error: Exception) -> None:
     """The handler raised: 500 with a fixed text before the head, an aborted connection after it.
 
-    A BadRequest that came out of reading the request is the peer's mistake and carries its own status.
+    A BadRequest that came out of reading the request is the peer's mistake and carries its own status; WorkersBusy
+    is 503, and the connection lives on.
     """
-    refused = isinstance(error, BadRequest)
-    if not refused:
+    if not isinstance(error, BadRequest | WorkersBusy):
         exchange.loop.meters.handler_errors += 1
         logger.error("the handler of a request raised", exc_info=error)
     channel = exchange.channel
     if channel is not None:
         channel._handler_returned()
-        channel._fail(1011)
+        channel._failed_by(error)
         return
     if exchange.ended:
         return
@@ -163,8 +173,9 @@ def answer_error(exchange: HttpExchange, error: Exception) -> None:
     if isinstance(error, BadRequest):
         refuse(exchange, error)
         return
-    content = whole(SERVER_ERROR.body) or b""
-    if exchange.start(500, header_lines(SERVER_ERROR.headers), len(content)):
+    response = BUSY if isinstance(error, WorkersBusy) else SERVER_ERROR
+    content = whole(response.body) or b""
+    if exchange.start(response.status, header_lines(response.headers), len(content)):
         exchange.write(HttpWire(content))
     exchange.finish()
 

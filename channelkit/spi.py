@@ -7,6 +7,9 @@ exchange for an upgrade request can become a `WebSocketExchange`.  A *transport*
 Every write on an exchange is synchronous and never blocks: it accepts.  `buffered_bytes` tells how much has been
 accepted and not handed on; after `want_room()` the exchange calls `listener.room()` once, after some of it has left.
 An exchange calls its listener from the loop's own thread and never from inside a call the listener made.
+
+What carries *sessions* has a smaller task, since the session itself numbers, keeps, sends again and counts: a
+`SessionTransport` answers the requests of its addresses, and its `Carrier` writes frames (the last part of this file).
 """
 
 from __future__ import annotations
@@ -17,16 +20,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from channelkit.http import HeaderInput
+from channelkit.session.actions import Finish as Finish
+from channelkit.session.actions import Kind as Kind
+from channelkit.session.codec import hello_members as hello_members
+from channelkit.session.frames import Ack as Ack
+from channelkit.session.frames import Binary as Binary
+from channelkit.session.frames import ClientHello as ClientHello
+from channelkit.session.frames import End as End
+from channelkit.session.frames import Frame as Frame
+from channelkit.session.frames import Hello as Hello
+from channelkit.session.frames import Ping as Ping
+from channelkit.session.frames import Text as Text
+from channelkit.session.query import Query as Query
+from channelkit.session.refusals import Refusal as Refusal
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop
+    from channelkit._threads.pool import Workers
     from channelkit.channel import Channel
     from channelkit.config import Config, SessionConfig
-    from channelkit.http import Request
-    from channelkit.session.actions import Finish, Kind
-    from channelkit.session.frames import ClientHello, Frame
-    from channelkit.session.query import Query
-    from channelkit.session.refusals import Refusal
+    from channelkit.http import Request, Response
+    from channelkit.session.parcel import Parcel
     from channelkit.statistics import ServerStatistics
 
 SPI_VERSION = 1
@@ -108,6 +122,9 @@ class Guest(Protocol):
 
 class Host(Protocol):
     """What an exchange's host offers to those that outlive it."""
+
+    #: Where plain `def` code runs.
+    workers: Workers
 
     @property
     def stopping(self) -> bool: ...
@@ -285,6 +302,13 @@ class Carrier(Protocol):
         """End after what was written; the session hears no more of this carrier, and must not be told of its end."""
 
 
+class QuickCarrier(Carrier, Protocol):
+    """A carrier that goes on (no poll) and takes messages by themselves: nearly all are written this way then."""
+
+    def message(self, n: int, parcel: Parcel) -> None:
+        """The same as `write((numbered(n, parcel.payload),))`; `parcel` keeps forms that a group's members share."""
+
+
 class Session(Protocol):
     """A session as its carriers see it.  All calls from the loop, one at a time; none of them waits."""
 
@@ -319,6 +343,10 @@ class Visit(Protocol):
     config: SessionConfig
     fields: tuple[tuple[str, str], ...]  # for a head that `carry` writes itself: what lets other sites' pages read it
 
+    def refused(self, refusal: Refusal) -> Response:
+        """The answer that says so; an own one where the format has its own way, as an EventSource has."""
+        ...
+
     def query(self, last_event_id: str | None = None) -> Query:
         """What the request presents: `a`, `ack`, `wait`.  Raises BadMessage, which the endpoint answers with 400."""
         ...
@@ -330,6 +358,19 @@ class Visit(Protocol):
     def welcome(self, hello: ClientHello) -> tuple[Session, str | None] | Refusal:
         """The session that a client's first frame asks for: found, or made and then told with its secret."""
         ...
+
+
+class Answered:
+    """The type of `ANSWERED`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<answered>"
+
+
+#: What a handler or `carry` returns that has answered the request itself, by its exchange.
+ANSWERED = Answered()
 
 
 @runtime_checkable

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from channelkit._threads.jobs import WorkerStatistics
+
 if TYPE_CHECKING:
     from channelkit._draining import Draining
 
@@ -30,6 +32,7 @@ class ServerStatistics:
     longest_tick: float  # that the loop has served sockets without a break
     stalls: int  # how often something held the loop for more than `slow_callback`
     longest_stall: float
+    workers: WorkerStatistics  # threads for plain `def` code, and the queues before them
 
 
 def snapshot(core: Draining) -> ServerStatistics:
@@ -53,4 +56,5 @@ def snapshot(core: Draining) -> ServerStatistics:
         longest_tick=meters.longest_tick,
         stalls=meters.stalls,
         longest_stall=meters.longest_stall,
+        workers=core.workers.statistics(),
     )

@@ -170,6 +170,22 @@ def test_async_response(backend: Backend) -> None:
             assert unknown.status == 404
 
 
+def test_guestbook(backend: Backend) -> None:
+    """Plain functions: who looks on hears of every entry, whoever makes it; the book can be read."""
+    made = runpy.run_path(str(EXAMPLES / "guestbook.py"))
+    server = run_server(made["guestbook"], port=0, backend=backend)
+    with socket(server) as client:
+        assert client.recv(PATIENCE) == "1 looking on"
+        assert made["write"]("from this thread") == 1
+        with response(server, "POST", "/", b"by post") as told:
+            assert told.read() == b"seen by 1\n"
+        client.send("by socket")
+        assert [client.recv(PATIENCE) for _ in range(3)] == ["from this thread", "by post", "by socket"]
+    with response(server, "GET", "/") as read:
+        assert read.read() == b"from this thread\nby post\nby socket\n"
+    server.stop(timeout=1)
+
+
 def tell(server: Server) -> int:
     """Tell until both waiting requests have been answered; how many were."""
     told = 0

@@ -47,6 +47,8 @@ RULES = {
     "group.py": ("channelkit.server", "channelkit.transports"),
     "handlers.py": ("channelkit.server",),
     "spi.py": ("channelkit.server", "channelkit.transports"),
+    "sync/": ("channelkit.server", "channelkit.transports", "channelkit.asgi", "channelkit.endpoint", *LOOPS),
+    "_threads/": ("channelkit.server", "channelkit.transports", "channelkit.asgi", "channelkit.sync", *LOOPS),
     "_loop/": ("channelkit.server", "channelkit.transports"),
     "errors.py": ("channelkit.server", "channelkit.transports", "channelkit.channel", *WAITING),
     "status.py": ("channelkit.server", "channelkit.transports", "channelkit.channel", *WAITING),

@@ -69,6 +69,11 @@ class Loop(ABC):
         """Put into the current context what our callbacks will need there; for a host whose tasks are not ours."""
 
     @property
+    def is_open(self) -> bool:
+        """Whether tasks can still be started, and other threads still be heard."""
+        return self._open
+
+    @property
     def in_loop_thread(self) -> bool:
         """Whether the caller is on the loop's own thread."""
         return threading.get_ident() == self.thread
@@ -257,9 +262,9 @@ class Loop(ABC):
         with self._lock:
             if not self._open:
                 raise RuntimeError("the server's loop has ended")
+            if not self._foreign:
+                self._wake_from_thread()  # first: a KeyboardInterrupt between the two must not leave a call unheard
             self._foreign.append((function, args))
-            if len(self._foreign) == 1:
-                self._wake_from_thread()
 
     @abstractmethod
     def _wake_from_thread(self) -> None:

@@ -337,6 +337,7 @@ export class Channel {
     const kind = kindOf(transport);
     this.#why = "the transport was switched";
     this.#polling = false;
+    this.#ladder.prefer(kind); // or it would climb back by itself
     this.#run(this.#machine.switchTo(kind, this.#now()));
   }
 

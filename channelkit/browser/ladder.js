@@ -24,6 +24,13 @@ export class Ladder {
     return this.kinds.find((kind) => this.#worked.has(kind)) ?? this.kinds[0];
   }
 
+  /** `kind` was asked for: it is the best from now on, and the others stand behind it. @param {Kind} kind */
+  prefer(kind) {
+    this.kinds = [kind, ...this.kinds.filter((other) => other !== kind)];
+    this.#failures = 0;
+    this.climbAt = Infinity;
+  }
+
   /** An attach by `kind` had its hello. @param {Kind} kind @param {number} now */
   attached(kind, now) {
     this.#failures = 0;

@@ -168,11 +168,12 @@ export class Links {
       } else if (response.status === 204 && kind === "poll") {
         clean = true;
       } else {
-        const { code, ack: theirs } = decodeAnswer(await response.text());
-        // An event stream is told by 204 that it was superseded, or that it is over.
-        const [status, word] = response.status === 204 ? [409, "superseded"] : [response.status, code];
-        tell(`${kind} answered ${said(status, word)}`);
-        if (word !== null) run(machine.refused(attachment, status, word, theirs, now(), retryAfter(response)));
+        // An event stream that is over, or another's now, is refused by one 204: a batch of nothing is told which.
+        const options = { method: "POST", headers: NDJSON, body: "", signal: stop.signal };
+        const refusal = response.status === 204 ? await this.#fetch(`?a=${a}&ack=${ack}`, options) : response;
+        const { code, ack: theirs } = decodeAnswer(await refusal.text());
+        tell(`${kind} answered ${said(refusal.status, code)}`);
+        if (code !== null) run(machine.refused(attachment, refusal.status, code, theirs, now(), retryAfter(refusal)));
       }
     } catch (error) {
       if (!stop.signal.aborted) tell(`${kind}: ${message(error)}`);

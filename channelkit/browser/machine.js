@@ -391,10 +391,12 @@ export class ClientMachine {
   refused(attachment, status, code, ack, now, retryAfter = 0) {
     if (attachment !== this.attachment || this.link === "none" || this.ending !== null) return this.#taken();
     this.#contact(now);
-    if (this.link === "up") {
-      this.#lostLink(now, false); // behind a hello any close is a detach
+    const superseded = status === 409 && code === "superseded"; // said once, true for ever
+    if (this.link === "up" && !superseded) {
+      this.#lostLink(now, false); // behind a hello any other close is a detach
       return this.#taken();
     }
+    if (this.link === "up") this.#unlink(now, false);
     this.link = "none";
     this.#release();
     if (!this.#judge(status, code, ack, now)) this.#fail(now, retryAfter);
@@ -474,7 +476,7 @@ export class ClientMachine {
   /** @param {number} now @param {number} retryAfter */
   #fail(now, retryAfter) {
     this.failures += 1;
-    this.retryAt = now + Math.max(retryAfter, backoff(this.failures, this.jitter()));
+    this.retryAt = now + Math.max(retryAfter, backoff(this.failures, this.jitter(), this.terms.grace));
   }
 
   /** Attach again if it is time and nothing is in the way. @param {number} now */
@@ -558,9 +560,10 @@ export class ClientMachine {
       this.told = Math.max(this.told, post.ack);
       this.uplink.taken = Math.max(this.uplink.taken, post.frames.at(-1)?.n ?? 0);
       this.#acknowledged(ack, now);
-      if (this.sender.acked < this.uplink.taken) this.uplink.wait(now); // taken, but not in the inbox yet: ask again
+      // Taken, but not in the inbox yet: ask again.
+      if (this.sender.acked < this.uplink.taken) this.uplink.wait(now, this.terms.grace);
     } else if (!this.#postRefused(status, code, ack, now)) {
-      this.uplink.wait(now, retryAfter);
+      this.uplink.wait(now, this.terms.grace, retryAfter);
     }
     if (this.ending === null) {
       this.#oweAck(now);
@@ -590,7 +593,7 @@ export class ClientMachine {
   #postFailed(number, now) {
     if (this.uplink.inFlight?.number !== number) return;
     this.uplink.landed();
-    this.uplink.wait(now);
+    this.uplink.wait(now, this.terms.grace);
     if (this.ending === null) this.#oweAck(now);
   }
 

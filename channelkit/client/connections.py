@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -46,21 +46,18 @@ class Connections:
         tasks: TaskGroup,
         address: Address,
         dial: Dial,
-        headers: Iterable[tuple[str, str]],
+        http: HttpClient,
+        headers: tuple[tuple[str, str], ...],
     ) -> None:
         self._channel = channel
         self._machine = channel.machine
         self._tasks = tasks
         self._address = address
         self._dial = dial
-        self._headers = tuple(headers)
-        self._http = HttpClient(dial, address.host, self._headers)
+        self._headers = headers  # of the WebSockets' handshakes
+        self._http = http
         self._scopes: dict[int, anyio.CancelScope] = {}
         self._sockets: dict[int, ClientWebSocket] = {}
-
-    async def aclose(self) -> None:
-        """Close what is kept; the tasks are the task group's."""
-        await self._http.aclose()
 
     def act(self, action: Any) -> None:
         """`Links`."""
@@ -190,14 +187,20 @@ class Connections:
         body = await answer.body()
         if answer.status == 204 and action.kind is Kind.POLL:
             return True
-        code, ack = decode_answer(body)
         status = answer.status
-        if status == 204:  # an event stream is told so when it was superseded
-            status, code = 409, "superseded"
+        code, ack = decode_answer(body)
+        if status == 204:
+            status, code, ack = await self._reason(action)
         if code is not None:
             now = anyio.current_time()
             self._channel.do(self._machine.refused(action.attachment, status, code, ack, now, answer.retry_after))
         return False
+
+    async def _reason(self, action: Attach) -> tuple[int, str | None, int | None]:
+        """An event stream that is over, or another's now, is refused by one 204: a batch of nothing is told which."""
+        target = self._address.target(self._machine.sid, a=action.a, ack=action.ack)
+        async with self._http.request("POST", target, [*self._authorized(), *NDJSON], b"") as answer:
+            return answer.status, *decode_answer(await answer.body())
 
     async def _frames(self, action: Attach, answer: HttpAnswer) -> None:
         limit = self._machine.terms.max_message

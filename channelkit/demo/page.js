@@ -1,273 +1,141 @@
-// The chat's page.  A link is one way to the server, and both kinds look the same from outside: say(text) and close(),
-// and they call message(event) and end().  Everything foreign becomes text by textContent, never markup.
+// The chat's page: one channel to the server, and what is said over it (chat.py).  The channel's module does the rest: it
+// comes back when the network does, by another transport if need be, and after a reload; nothing is lost or repeated.
+import { connect } from "./channelkit/channelkit.js";
+import * as show from "./show.js";
 
-const $ = (id) => document.getElementById(id);
+const $ = show.$;
+const TRANSPORTS = ["websocket", "http_stream", "events", "long_poll"]; // the order in which they are tried
+const AGAIN = 1000; // milliseconds between the end of a session and the next one
 
-const TRANSPORTS = {
-  websocket: { label: "WebSocket", open: openWebSocket, moved: "talks over a WebSocket now" },
-  http_stream: { label: "Stream", open: openStream, moved: "talks over a stream now" },
-};
-const MAX_SHOWN = 500; // lines kept in the page
-const FIRST_WAIT = 500; // milliseconds before the first attempt to reconnect, doubled with each one
-const LONGEST_WAIT = 15000;
-
+let channel = null;
 let name = "";
-let secret = ""; // says who we are when we come back, and with POST /say
-let me = 0;
-let people = new Map(); // who is here, by number
-let room = ""; // changes when the server was started anew
-let last = 0; // number of the latest message shown: around a move some arrive on both links
-let current = null; // the link that is up
-let opening = null; // the link that is to take its place
-let attempts = 0;
+let me = 0; // my number
+let room = ""; // changes when the server was started anew, and
+let last = 0; // the number of the latest message begins again
+let welcomed = false; // what comes before belongs to the page that was here before us, and the welcome contains it
+let told = ""; // the transport that others see
+let unanswered = []; // what I said and have not heard yet, oldest first: answers come in the same order
+let detachedAt = 0;
 let timer = 0;
-let following = true; // the log is at its end, and stays there when more comes
 
-// -- links
+// -- the channel
 
-function address(path) {
-  const url = new URL(path, location.href);
-  url.search = new URLSearchParams({ name, person: secret });
-  return url;
+function join() {
+  welcomed = false;
+  told = chosen();
+  channel = connect("chat", { transport: told, transports: TRANSPORTS, state: sessionStorage });
+  channel.onmessage = (message) => heard(JSON.parse(message));
+  channel.onchange = changed;
+  channel.onclose = ended;
+  tell({ name, transport: told });
 }
 
-function openWebSocket(on) {
-  const url = address("chat");
-  url.protocol = url.protocol.replace("http", "ws");
-  const socket = new WebSocket(url);
-  socket.onmessage = (event) => on.message(JSON.parse(event.data));
-  socket.onclose = on.end;
-  return {
-    async say(text) {
-      if (socket.readyState !== WebSocket.OPEN) throw new Error("the connection is gone");
-      socket.send(JSON.stringify({ text }));
-    },
-    close() {
-      socket.onmessage = socket.onclose = null;
-      socket.close(1000);
-    },
-  };
+function tell(message) {
+  channel.send(JSON.stringify(message)); // waits until there is room; should the session end before, `ended` is told
 }
 
-function openStream(on) {
-  const source = new EventSource(address("chat"));
-  let posted = Promise.resolve(); // one POST after the other, so what is said keeps its order
-  source.onmessage = (event) => on.message(JSON.parse(event.data));
-  source.onerror = () => {
-    source.close(); // or the browser would reconnect by itself, every few seconds and without jitter
-    on.end();
-  };
-  return {
-    say(text) {
-      const said = posted.then(() => post(text));
-      posted = said.catch(() => {});
-      return said;
-    },
-    close() {
-      source.onmessage = source.onerror = null;
-      source.close();
-    },
-  };
+function changed({ state, transport, why, nextTry }) {
+  if (state === "attached") attached(transport);
+  else if (state === "detached" && detachedAt === 0) detachedAt = Date.now();
+  show.state(state, transport, why, nextTry);
+  show.numbers(channel.statistics());
 }
 
-async function post(text) {
-  const response = await fetch("say", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ person: secret, text }),
-  }).catch(() => {
-    throw new Error("the server does not answer");
-  });
-  if (!response.ok) throw new Error((await response.text()).trim());
+function attached(transport) {
+  if (detachedAt > 0) show.notice(`Back after ${((Date.now() - detachedAt) / 1000).toFixed(1)} s. Nothing was lost.`);
+  detachedAt = 0;
+  document.querySelector(`input[value=${transport}]`).checked = true;
+  if (transport !== told) tell({ transport });
+  told = transport;
 }
 
-// -- connecting, switching, coming back
+function ended({ outcome, by, reason }) {
+  detachedAt = 0;
+  for (const message of unanswered.splice(0)) message.failed("may not have arrived");
+  if (by === "local") return left("");
+  if (outcome === "superseded") return left("This chat goes on in another tab.");
+  if (outcome === "refused") return left(reason);
+  show.notice(outcome === "lost" ? "The connection could not be continued; joining anew." : "The server ended the session; joining anew.");
+  timer = setTimeout(join, AGAIN);
+}
+
+function left(why) {
+  clearTimeout(timer);
+  sessionStorage.removeItem("name");
+  show.outside(why);
+}
+
+// -- what the server tells
+
+function heard(event) {
+  if (event.type === "welcome") welcome(event);
+  else if (event.type === "error") refused(event.text);
+  else if (!welcomed) return;
+  else if (event.type === "message") message(event);
+  else if (event.type === "people") show.someone(event.what, event.who);
+  show.numbers(channel.statistics());
+}
+
+function welcome(event) {
+  if (room !== event.room) last = 0;
+  room = event.room;
+  welcomed = true;
+  me = event.you.number;
+  show.people(event.people, me);
+  for (const one of event.messages) if (one.n > last) message(one);
+}
+
+function message(event) {
+  last = event.n;
+  if (event.who.number === me) unanswered.shift()?.arrived();
+  show.message(event, me);
+}
+
+function refused(text) {
+  if (!welcomed) {
+    channel.close();
+    return left(text); // my name, that is
+  }
+  unanswered.shift()?.failed(text);
+}
+
+// -- what the person does
 
 function chosen() {
   return document.querySelector("input[name=transport]:checked").value;
 }
 
-function connect() {
-  clearTimeout(timer);
-  opening?.close();
-  const kind = chosen();
-  const link = TRANSPORTS[kind].open({ message: (event) => heard(link, event), end: () => ended(link) });
-  link.kind = kind;
-  opening = link;
-  showState("connecting", `Connecting by ${TRANSPORTS[kind].label}…`);
+function begin(called) {
+  name = called;
+  sessionStorage.setItem("name", name); // a reloaded page goes on by itself
+  show.inside();
+  join();
 }
-
-function arrived(link) {
-  current?.close();
-  current = link;
-  opening = null;
-  attempts = 0;
-  showState("connected", `Connected by ${TRANSPORTS[link.kind].label}`);
-}
-
-function ended(link) {
-  if (link === opening) opening = null;
-  if (link === current) current = null;
-  if (opening !== null) return;
-  if (current === null) return comeBack();
-  problem(`${TRANSPORTS[link.kind].label} did not work; you are still on ${TRANSPORTS[current.kind].label}.`);
-  document.querySelector(`input[value=${current.kind}]`).checked = true;
-  showState("connected", `Connected by ${TRANSPORTS[current.kind].label}`);
-}
-
-function comeBack() {
-  // Half fixed, half random: a crowd that lost its server together does not come back together.
-  const longest = Math.min(FIRST_WAIT * 2 ** attempts, LONGEST_WAIT);
-  const wait = longest / 2 + (Math.random() * longest) / 2;
-  attempts += 1;
-  showState("waiting", `Connection lost, trying again in ${Math.ceil(wait / 1000)} s`);
-  timer = setTimeout(connect, wait);
-}
-
-// -- what the server tells
-
-function heard(link, event) {
-  if (event.type === "welcome") welcomed(link, event);
-  else if (event.type === "message") showMessage(event);
-  else if (event.type === "error") problem(event.text);
-  else if (event.type === "people" && link === current) peopleChanged(event);
-}
-
-function welcomed(link, event) {
-  if (link !== opening) return;
-  arrived(link);
-  if (room !== event.room) {
-    $("log").replaceChildren();
-    last = 0;
-  }
-  room = event.room;
-  secret = event.secret;
-  me = event.you.number;
-  event.messages.forEach(showMessage);
-  people = new Map(event.people.map((person) => [person.number, person]));
-  showPeople();
-}
-
-function peopleChanged({ what, who }) {
-  const subject = who.number === me ? "You" : who.name;
-  const verb = what === "moved" ? TRANSPORTS[who.transport].moved : what;
-  notice(`${subject} ${who.number === me ? verb.replace("talks", "talk") : verb}`);
-  if (what === "left") people.delete(who.number);
-  else people.set(who.number, who);
-  showPeople();
-}
-
-// -- showing
-
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  made.className = className;
-  made.textContent = text;
-  return made;
-}
-
-function append(line) {
-  const log = $("log");
-  log.append(line);
-  while (log.childElementCount > MAX_SHOWN) log.firstElementChild.remove();
-  follow();
-}
-
-function follow() {
-  if (following) $("log").scrollTop = $("log").scrollHeight;
-}
-
-function notice(text) {
-  append(element("p", "notice", text));
-}
-
-function showMessage({ n, who, text, at }) {
-  if (n <= last) return;
-  last = n;
-  const time = new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-  const head = element("header", "", "");
-  head.append(element("b", "", who.name), ` ${time} · ${TRANSPORTS[who.transport].label}`);
-  const message = element("article", who.number === me ? "message mine" : "message", "");
-  message.append(head, element("p", "", text));
-  append(message);
-}
-
-function showPeople() {
-  const lines = [...people.values()].map((person) => {
-    const line = document.createElement("li");
-    const who = element("span", "who", person.name);
-    if (person.number === me) who.append(element("span", "you", " (you)"));
-    line.append(who, element("span", `badge ${person.transport}`, TRANSPORTS[person.transport].label));
-    return line;
-  });
-  $("people").replaceChildren(...lines);
-  $("count").textContent = people.size;
-}
-
-function showState(state, text) {
-  $("state").dataset.state = state;
-  $("state").textContent = text;
-  $("send").disabled = current === null;
-}
-
-function problem(text) {
-  $("problem").textContent = text;
-  $("problem").hidden = text === "";
-}
-
-// -- what the person does
 
 $("join").addEventListener("submit", (event) => {
   event.preventDefault();
-  name = $("name").value.trim();
-  if (name === "") return problem("Please enter a name.");
-  problem("");
-  $("join").hidden = true;
-  $("compose").hidden = false;
-  $("text").focus();
-  connect();
+  begin($("name").value.trim());
 });
 
-$("compose").addEventListener("submit", async (event) => {
+$("compose").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("text").value.trim();
-  if (text === "" || current === null) return;
   $("text").value = "";
-  problem("");
-  try {
-    await current.say(text);
-  } catch (error) {
-    problem(`Not sent: ${error.message}`);
-    $("text").value ||= text;
-  }
+  if (text === "" || channel.closeInfo !== null) return;
+  unanswered.push(show.pending(text));
+  tell({ text });
 });
 
-$("transports").addEventListener("change", () => {
-  if (name === "") return;
-  problem("");
-  if (opening === null && current !== null && current.kind === chosen()) return;
-  connect();
-});
+$("transports").addEventListener("change", () => channel?.isOpen && channel.switchTransport(chosen()));
+$("cut").addEventListener("click", () => tell({ cut: true }));
+$("leave").addEventListener("click", () => channel.close());
 
-$("log").addEventListener("scroll", (event) => {
-  const log = event.target;
-  following = log.scrollHeight - log.scrollTop - log.clientHeight < 48;
-});
+setInterval(() => {
+  if (channel === null) return;
+  const { state, transport, why, nextTry } = channel.status;
+  if (state === "detached") show.state(state, transport, why, nextTry); // the seconds to the next try
+  show.numbers(channel.statistics());
+}, 250);
 
-new ResizeObserver(follow).observe($("log")); // a turned phone, a keyboard that comes up
-
-addEventListener("online", () => {
-  if (name !== "" && current === null && opening === null) connect();
-});
-
-// A browser may keep a page that was left, frozen, to come back to: say goodbye, so that nobody talks to a frozen page.
-addEventListener("pagehide", () => {
-  clearTimeout(timer);
-  current?.close();
-  opening?.close();
-  current = opening = null;
-});
-
-addEventListener("pageshow", (event) => {
-  if (event.persisted && name !== "") connect();
-});
+const before = sessionStorage.getItem("name");
+if (before) begin(before);

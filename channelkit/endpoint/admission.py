@@ -11,26 +11,33 @@ from typing import TYPE_CHECKING, Any
 
 from channelkit._lifecycle import logger
 from channelkit._places import place_of
+from channelkit._threads.jobs import REQUEST
+from channelkit._threads.plain import runs_on_loop
 from channelkit.endpoint.failures import Failures
-from channelkit.errors import BadRequest
+from channelkit.errors import BadRequest, WorkersBusy
+from channelkit.handlers import unanswered
 from channelkit.http import Request, Response
 from channelkit.responding import SERVER_ERROR
 from channelkit.session import admission, refusals
 from channelkit.session.refusals import Refusal
+from channelkit.sync import SyncRequest
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop
 
 COOKIE = "ck"
 
-Authenticate = Callable[[Request], Any]
+Authenticate = Callable[[Any], Any]  # of a Request, or a SyncRequest on a worker
 
 
 class Admission:
     """The door of one endpoint."""
 
-    def __init__(self, authenticate: Authenticate | None, origins: frozenset[str], failures: Failures) -> None:
+    def __init__(
+        self, authenticate: Authenticate | None, origins: frozenset[str], failures: Failures, *, plain: bool
+    ) -> None:
         self._authenticate = authenticate
+        self._on_worker = plain and not runs_on_loop(authenticate)
         self._origins = origins
         self._failures = failures
 
@@ -65,9 +72,12 @@ class Admission:
 
     async def _asked(self, authenticate: Authenticate, request: Request) -> Any:
         try:
+            if self._on_worker:
+                workers = unanswered(request).host.workers
+                return await workers.run(REQUEST, authenticate, SyncRequest(request))
             result = authenticate(request)
             return await result if inspect.isawaitable(result) else result
-        except BadRequest:
+        except (BadRequest, WorkersBusy):
             raise
         except Exception:  # answered here, so that a page of another site can read it
             logger.exception("authenticate raised on %r; answered 500", request)

@@ -10,10 +10,12 @@ import inspect
 import json
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from channelkit import registry
 from channelkit._lifecycle import logger
+from channelkit._threads.jobs import REQUEST
+from channelkit._threads.plain import channel_callback, runs_on_loop
 from channelkit.channel import Channel
 from channelkit.config import SessionConfig
 from channelkit.endpoint.addresses import Address, parse_address
@@ -23,15 +25,17 @@ from channelkit.endpoint.failures import Failures
 from channelkit.endpoint.table import Sessions
 from channelkit.endpoint.uplink import post
 from channelkit.endpoint.visit import Visit
-from channelkit.errors import BadMessage, BadRequest, ConfigError, NotAvailable
+from channelkit.errors import BadMessage, BadRequest, ConfigError, WorkersBusy
 from channelkit.handlers import make_channel, unanswered
 from channelkit.http import Request, Response
+from channelkit.responding import BUSY
 from channelkit.session import refusals
 from channelkit.session.codec import hello_members
 from channelkit.session.frames import SUBPROTOCOL
 from channelkit.session.query import parse_query
 from channelkit.session.refusals import Refusal
 from channelkit.status import CloseStatus
+from channelkit.sync import SyncChannel
 from channelkit.transports.session import LiveSession
 from channelkit.transports.session_channel import SessionChannel
 from channelkit.transports.session_http import NO_STORE, refusal_response
@@ -39,13 +43,16 @@ from channelkit.transports.session_http import NO_STORE, refusal_response
 TRANSPORTS = ("websocket", "http_stream", "long_poll")
 
 Handler = Callable[[Channel], Awaitable[Any]]
+PlainFunction = Callable[[SyncChannel], Any]
 
 
 class Endpoint:
     """A request handler that serves one URL over every transport; its own handler gets a Channel.
 
     `handler(channel)` runs once a session, and once a connection without one; when it returns the channel closes with
-    1000, when it raises with 1011.  Callbacks may stand beside it or in its stead.  `transports` are those offered:
+    1000, when it raises with 1011.  A plain `def` handler runs on the worker pool and gets a SyncChannel; so do the
+    callbacks beside it, and `authenticate` with a SyncRequest, unless that is `async def`.  Callbacks may stand beside
+    a handler or in its stead: without one they run on the loop.  `transports` are those offered:
     the built-in three, and by their names those of other packages (`spi.SessionTransport`).
     `session` is a `SessionConfig`.  `authenticate(request)`, awaited if need be, gives the principal of every request
     (hashable; None: nobody in particular), or a Response that refuses it; a session belongs to the principal that
@@ -56,25 +63,29 @@ class Endpoint:
 
     def __init__(
         self,
-        handler: Handler | None = None,
+        handler: Handler | PlainFunction | None = None,
         *,
         transports: Iterable[str] = TRANSPORTS,
         session: SessionConfig | None = None,
         authenticate: Authenticate | None = None,
         origins: Iterable[str] | None = None,
-        on_open: Callable[[Channel], Any] | None = None,
-        on_receive: Callable[[Channel, Any], Any] | None = None,
-        on_close: Callable[[Channel, CloseStatus], Any] | None = None,
+        on_open: Callable[[Any], Any] | None = None,
+        on_receive: Callable[[Any, Any], Any] | None = None,
+        on_close: Callable[[Any, CloseStatus], Any] | None = None,
     ) -> None:
         self._handler = _checked(handler, on_open or on_receive)
+        self._plain = isinstance(self._handler, _PlainHandler)
+        if self._plain:
+            on_open, on_close = channel_callback(on_open, must=True), channel_callback(on_close, must=True)
+            on_receive = channel_callback(on_receive)
         self._transports = _names(transports)
         config = session or SessionConfig()
         listed = checked_origins(origins)
         failures = Failures(config.failed_credentials, config.failure_interval, config.failing_addresses)
-        self._admission = Admission(authenticate, listed, failures)
+        self._admission = Admission(authenticate, listed, failures, plain=self._plain)
         self._cors = Cors(listed, config.preflight_age)
         self._callbacks: dict[str, Any] = {"on_open": on_open, "on_receive": on_receive, "on_close": on_close}
-        self._sessions = Sessions(config, failures, self._begin)
+        self._sessions = Sessions(config, failures, self._begin, plain=self._plain)
 
     def __repr__(self) -> str:
         return f"<Endpoint of {self._handler!r}, {self.session_count} sessions>"
@@ -100,6 +111,8 @@ class Endpoint:
         except BadRequest as error:
             error.fields = fields
             raise
+        except WorkersBusy:
+            answer = Response(BUSY.status, BUSY.headers, BUSY.body)
         return with_fields(answer, fields) if isinstance(answer, Response) else answer
 
     async def _answer(self, request: Request, fields: Fields) -> Any:
@@ -153,6 +166,8 @@ class Endpoint:
         principal = await self._admission.principal(request, unanswered(request).loop, lambda: False)
         if isinstance(principal, Response | Refusal):
             return principal if isinstance(principal, Response) else refusal_response(principal)
+        if self._plain:
+            unanswered(request).host.workers.check_room()  # 503 now, or else 1013 behind the handshake
         channel = make_channel(request, headers=fields, framing=framing, origins=("*",), quiet=True)  # judged already
         self._open(channel)
         if self._handler is not None:
@@ -171,6 +186,8 @@ class Endpoint:
                 await self._handler(channel)
                 if isinstance(channel, SessionChannel):
                     channel.handled()
+        except WorkersBusy:
+            pass  # closed with 1013; counted and logged by the pool
         except Exception:
             logger.exception("the handler of %r raised; closed with 1011", channel)
         finally:
@@ -249,10 +266,22 @@ def _checked(handler: Any, callbacks: Any) -> Handler | None:
         if callbacks is None:
             raise ConfigError("an Endpoint needs a handler, on_open or on_receive: nobody would talk to its channels")
         return None
-    call = getattr(handler, "__call__", None)  # noqa: B004  (an object whose __call__ is async is a handler too)
-    if not inspect.iscoroutinefunction(handler) and not inspect.iscoroutinefunction(call):
-        raise NotAvailable(f"{handler!r} is a plain function: those need the worker pool; write `async def`")
-    return handler  # type: ignore[no-any-return]
+    if not callable(handler):
+        raise ConfigError(f"a handler is a function that takes a channel, not {handler!r}")
+    return cast("Handler", handler) if runs_on_loop(handler) else _PlainHandler(handler)
+
+
+class _PlainHandler:
+    """A plain `def` handler of channels, as the loop calls it."""
+
+    def __init__(self, function: PlainFunction) -> None:
+        self._function = function
+
+    def __repr__(self) -> str:
+        return repr(self._function)
+
+    async def __call__(self, channel: Channel) -> Any:
+        await channel._exchange.host.workers.run(REQUEST, self._function, channel.sync)
 
 
 def _names(transports: Iterable[str]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 from channelkit._places import place_of
+from channelkit.errors import WorkersBusy
 from channelkit.session import admission, refusals
 from channelkit.session.identity import digest, matches, new_secret, new_sid
 from channelkit.session.refusals import Refusal
@@ -39,9 +40,12 @@ class Sessions:
     A `principal` that is a Refusal is that of nobody: who was not even asked for it (`Admission.principal`).
     """
 
-    def __init__(self, config: SessionConfig, failures: Failures, begin: Callable[[SessionChannel], None]) -> None:
+    def __init__(
+        self, config: SessionConfig, failures: Failures, begin: Callable[[SessionChannel], None], *, plain: bool
+    ) -> None:
         self.config = config
         self._failures = failures
+        self._plain = plain  # the handler needs a worker
         self._begin = begin
         self._sessions: dict[str, _Kept] = {}
         self._owners: Counter[Hashable] = Counter()
@@ -106,6 +110,11 @@ class Sessions:
         if self._owners[owner] >= self.config.max_sessions_per_principal:
             exchange.loop.tally.hit("max_sessions_per_principal", f"{owner!r} has that many")
             return refusals.crowded(own_fault=True)
+        if self._plain:
+            try:
+                exchange.host.workers.check_room()
+            except WorkersBusy:
+                return refusals.crowded()
         secret = new_secret()
         machine = ServerSession(new_sid(), self.config, exchange.loop.time(), a=a)
         live = LiveSession(machine, request, exchange, principal, self._begin, self._over)

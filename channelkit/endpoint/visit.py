@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 from channelkit.handlers import unanswered
 from channelkit.session.query import Query, parse_query
 from channelkit.session.refusals import Refusal
+from channelkit.transports.session_http import refusal_response
 
 if TYPE_CHECKING:
     from channelkit.config import SessionConfig
     from channelkit.endpoint.cors import Fields
     from channelkit.endpoint.table import Sessions
-    from channelkit.http import Request
+    from channelkit.http import Request, Response
     from channelkit.session.frames import ClientHello
     from channelkit.transports.session import LiveSession
 
@@ -37,6 +38,9 @@ class Visit:
         self._sid = sid
         self._secret = secret
         self._principal = principal
+
+    def refused(self, refusal: Refusal) -> Response:
+        return refusal_response(refusal)
 
     def query(self, last_event_id: str | None = None) -> Query:
         return parse_query(self.request.query_params, last_event_id)

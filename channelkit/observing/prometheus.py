@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 from channelkit.http import Request, Response
@@ -32,6 +33,15 @@ METRICS = (
     ("longest_tick_seconds", "gauge", "The longest the loop served sockets without a break.", "longest_tick", ""),
     ("loop_stalls_total", "counter", "How often something held the event loop.", "stalls", ""),
     ("longest_stall_seconds", "gauge", "The longest such hold.", "longest_stall", ""),
+    ("worker_threads", "gauge", "Threads of the worker pool.", "workers.threads", ""),
+    ("worker_requests", "gauge", "Plain handlers that run.", "workers.requests", ""),
+    ("worker_callbacks", "gauge", "Callbacks that run on workers.", "workers.callbacks", ""),
+    ("worker_waiting", "gauge", "Workers that wait, or have waited, for a peer.", "workers.waiting", ""),
+    ("worker_queued_requests", "gauge", "Requests that wait for a worker.", "workers.queued_requests", ""),
+    ("worker_queued_callbacks", "gauge", "Callbacks that wait for a worker.", "workers.queued_callbacks", ""),
+    ("worker_jobs_total", "counter", "Calls begun on workers.", "workers.begun", ""),
+    ("worker_wait_seconds_total", "counter", "Seconds such calls waited for a worker.", "workers.waited", ""),
+    ("longest_worker_wait_seconds", "gauge", "The longest such wait.", "workers.longest", ""),
 )
 
 
@@ -58,7 +68,7 @@ def exposition(statistics: ServerStatistics, **labels: str) -> str:
 def _lines(statistics: ServerStatistics, labels: Mapping[str, str]) -> Iterator[str]:
     for name, kind, text, field, label in METRICS:
         yield f"# HELP channelkit_{name} {text}\n# TYPE channelkit_{name} {kind}\n"
-        value: Any = getattr(statistics, field)
+        value: Any = attrgetter(field)(statistics)
         if not label:
             yield f"channelkit_{name}{_braces(labels)} {value}\n"
         else:

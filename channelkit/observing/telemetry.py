@@ -6,13 +6,14 @@ Names and attributes follow the semantic conventions for HTTP servers where ther
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any, Protocol
 
 from channelkit.channel import Channel
 from channelkit.errors import ConfigError
 from channelkit.http import Request, to_response
 from channelkit.observing.prometheus import METRICS
-from channelkit.responding import ANSWERED, Handler
+from channelkit.responding import ANSWERED, Handler, PlainFunction, checked_handler
 from channelkit.statistics import ServerStatistics
 
 try:
@@ -35,17 +36,17 @@ def instrument(server: Counted, meter_provider: metrics.MeterProvider | None = N
     meter = metrics.get_meter("channelkit", meter_provider=meter_provider)
     for name, kind, text, field, label in METRICS:
         read = _reader(server, field, label)
-        name = f"channelkit.{name.removesuffix('_total').removesuffix('_seconds')}"
-        unit = "s" if field.startswith("longest") else "By" if field.startswith("bytes") else "1"
+        told = f"channelkit.{name.removesuffix('_total').removesuffix('_seconds')}"
+        unit = "s" if "_seconds" in name else "By" if field.startswith("bytes") else "1"
         make = meter.create_observable_gauge if kind == "gauge" else meter.create_observable_counter
-        make(name, callbacks=[read], unit=unit, description=text)
+        make(told, callbacks=[read], unit=unit, description=text)
 
 
 def _reader(
     server: Counted, field: str, label: str
 ) -> Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]:
     def read(options: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
-        value: Any = getattr(server.statistics(), field)
+        value: Any = attrgetter(field)(server.statistics())
         if not label:
             return [metrics.Observation(value)]
         return [metrics.Observation(number, {label: key}) for key, number in value.items()]
@@ -53,20 +54,21 @@ def _reader(
     return read
 
 
-def traced(handler: Handler, tracer_provider: trace.TracerProvider | None = None) -> Handler:
+def traced(handler: Handler | PlainFunction, tracer_provider: trace.TracerProvider | None = None) -> Handler:
     """`handler` with a span around each request, the child of the caller's (the `traceparent` header).
 
     The span ends with the handler; that of a request that became a channel ends with the channel, and tells why it
     closed.  An exception out of the handler is recorded, and goes on.
     """
     tracer = trace.get_tracer("channelkit", tracer_provider=tracer_provider)
+    checked = checked_handler(handler)
 
     async def traced_handler(request: Request) -> Any:
         parent = propagate.extract(dict(request.headers.items()))
         span = tracer.start_span(request.method, parent, trace.SpanKind.SERVER, _attributes(request))
         try:
             with trace.use_span(span, record_exception=True, set_status_on_exception=True):
-                result = await handler(request)
+                result = await checked(request)
         except BaseException:
             span.end()
             raise

@@ -25,7 +25,7 @@ class ServerCore(Draining):
     """The shared state of one server on one loop."""
 
     def __init__(self, handler: Handler, config: Config, loop: Loop, handlers: TaskGroup) -> None:
-        super().__init__(loop, handlers.cancel_scope.cancel, config.handler_cleanup_timeout)
+        super().__init__(loop, handlers.cancel_scope.cancel, config)
         self.handler = handler
         self.config = config
         self.request_limits = RequestLimits(
@@ -36,7 +36,7 @@ class ServerCore(Draining):
         )
         self._start = loop.starter(handlers)
         self._name = getattr(handler, "__qualname__", None) or repr(handler)
-        current_timers.set(TimerService(loop))
+        current_timers.set(TimerService(loop, self.workers))
         self._context = copy_context()  # that of handlers: not of what the loop is doing when a request comes
 
     def connect(self, link: Link) -> HttpConnection:

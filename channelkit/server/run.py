@@ -15,12 +15,13 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskStatus
 
-from channelkit._draining import OnStop
+from channelkit._draining import OnStop, on_stop_of
 from channelkit._lifecycle import logger
 from channelkit._loop import Loop, open_loop
+from channelkit._threads.jobs import current_job
 from channelkit.config import Config, ServerOptions
 from channelkit.errors import ConfigError
-from channelkit.responding import Handler, checked_handler
+from channelkit.responding import Handler, PlainFunction, checked_handler
 from channelkit.server import systemd
 from channelkit.server.certificates import Certificates, reload_all
 from channelkit.server.core import ServerCore
@@ -118,19 +119,25 @@ class Server:
         loop = self._loop
         if loop is not None and loop.in_loop_thread and self._status != "stopped":
             raise RuntimeError("stop() would block the loop it waits for; use stop_soon(timeout) here")
+        job = current_job()
+        if self._core is not None and job is not None and job.pool is self._core.workers:
+            raise RuntimeError("stop() in a worker of this server would wait for itself; use stop_soon(timeout) here")
         if loop is not None and self._status != "stopped":
-            try:
-                loop.run_from_thread(self.stop_soon, timeout)
-            except RuntimeError:
-                pass  # it has ended meanwhile
+            self.stop_soon(timeout)
         self.join()
 
     __call__ = stop
 
     def stop_soon(self, timeout: float = 0.1) -> None:
-        """Begin to stop, from the loop's own thread; `serve` returns when it is done.  Never waits."""
+        """Begin to stop; `serve` returns when it is done.  Never waits; from any thread."""
         if math.isnan(timeout) or timeout < 0:
             raise ValueError(f"timeout must be seconds from 0, not {timeout!r}")
+        if self._loop is not None and not self._loop.in_loop_thread:
+            try:
+                self._loop.run_from_thread(self.stop_soon, timeout)
+            except RuntimeError:
+                pass  # it has ended
+            return
         if self._stop_requested:
             if timeout < self._timeout and self._hurry is not None:
                 self._hurry.cancel()  # asked again with less patience
@@ -245,7 +252,7 @@ def _serve_listener(one: Opened, reactor: Reactor, core: ServerCore) -> None:
 
 
 async def serve(
-    handler: Handler,
+    handler: Handler | PlainFunction,
     *,
     lifespan: Lifespan | None = None,
     on_stop: OnStop | None = None,
@@ -271,12 +278,12 @@ async def serve(
     """
     config = checked_config(options)
     server = Server()
-    server._on_stop = _on_stop_of(handler, on_stop)
+    server._on_stop = on_stop_of(handler, on_stop)
     await server._run(checked_handler(handler), lifespan_of(handler, lifespan), config, handle_signals, task_status)
 
 
 def run_server(
-    handler: Handler,
+    handler: Handler | PlainFunction,
     *,
     lifespan: Lifespan | None = None,
     on_stop: OnStop | None = None,
@@ -288,15 +295,15 @@ def run_server(
     The thread is a daemon: keep the program alive with `server.join()`.  Options and errors as for `serve`.
     """
     config = checked_config(options)
-    checked_handler(handler)
     lifespan = lifespan_of(handler, lifespan)
+    checked = checked_handler(handler)
     if backend not in ("asyncio", "trio"):
         raise ConfigError(f"backend must be 'asyncio' or 'trio', not {backend!r}")
     server = Server()
-    server._on_stop = _on_stop_of(handler, on_stop)
+    server._on_stop = on_stop_of(handler, on_stop)
     started = threading.Event()
     status = _ThreadStatus(started)
-    main = partial(server._run, handler, lifespan, config, False, status)
+    main = partial(server._run, checked, lifespan, config, False, status)
     server._thread = threading.Thread(
         target=_thread_main, args=(server, main, backend, started), name="channelkit-loop", daemon=True
     )
@@ -305,13 +312,6 @@ def run_server(
     if server.status != "running" and server._error is not None:
         server.join()  # raises it
     return server
-
-
-def _on_stop_of(handler: Handler, on_stop: OnStop | None) -> OnStop | None:
-    found = getattr(handler, "on_stop", None) if on_stop is None else on_stop
-    if found is not None and not callable(found):
-        raise ConfigError(f"on_stop must be a function without arguments, not {found!r}")
-    return found
 
 
 class _ThreadStatus:

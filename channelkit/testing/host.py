@@ -26,7 +26,7 @@ from wsproto.events import (
 
 from channelkit._loop import Loop, open_loop
 from channelkit.config import Config
-from channelkit.responding import Handler
+from channelkit.responding import Handler, PlainFunction, checked_handler
 from channelkit.server.core import ServerCore
 from channelkit.server.pump.stream import serve_stream
 from channelkit.testing.network import MemoryStream, pair
@@ -146,10 +146,10 @@ async def read_all(stream: MemoryStream) -> bytes:
 
 
 @asynccontextmanager
-async def open_host(handler: Handler, **options: Any) -> AsyncIterator[Host]:
+async def open_host(handler: Handler | PlainFunction, **options: Any) -> AsyncIterator[Host]:
     """A server for `handler`; on leaving, everything is cut as after drain's deadline."""
     async with open_loop() as loop, anyio.create_task_group() as handlers:
-        core = ServerCore(handler, Config(**options), loop, handlers)
+        core = ServerCore(checked_handler(handler), Config(**options), loop, handlers)
         try:
             yield Host(loop, core)
         finally:

@@ -129,11 +129,12 @@ class WebSocketTransport:
 def check_origin(request: Request, origins: tuple[str, ...] | None) -> None:
     """Raise BadRequest(403) for a page of a foreign origin: RFC 6455 10.2.
 
-    Only browsers send Origin, and they send the truth; `None` admits the request's own origins, "*" everyone.
+    Only browsers send Origin, and they send the truth.  The request's own origins are always admitted, those in
+    `origins` too, and with "*" everyone.
     """
     origin = request.headers.get("origin")
     if origin is None or (origins is not None and ("*" in origins or origin in origins)):
         return
-    if origins is None and origin.lower() in request.origins:
+    if origin.lower() in request.origins:
         return
     raise BadRequest(403, f"origin {origin!r} is not allowed; name it in origins=[...]")

@@ -14,7 +14,6 @@ from channelkit import (
     Channel,
     ConfigError,
     Endpoint,
-    NotAvailable,
     Request,
     SessionChannel,
     SessionConfig,
@@ -564,5 +563,5 @@ def test_options(where: str, backend: Backend) -> None:
         Endpoint(echo, transports=["pigeon"])
     with pytest.raises(ConfigError, match="transports must be some of"):
         Endpoint(echo, transports=[])
-    with pytest.raises(NotAvailable, match="plain function"):
-        Endpoint(lambda channel: None)  # type: ignore[arg-type,return-value]
+    with pytest.raises(ConfigError, match="write both `async def`, or neither"):
+        Endpoint(lambda channel: None, on_open=echo)

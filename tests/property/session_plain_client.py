@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import h11
@@ -24,7 +24,7 @@ TIMEOUT = 40.0  # of a request: above the rotation of the plans, so that a buffe
 class Asked:
     """One request, what becomes of its connection, and how long its answer is read."""
 
-    what: Literal["poll", "stream", "events", "websocket", "post"]
+    what: str  # poll, stream, events, websocket, post, or the way of another package's carrier
     fate: Fate = HEALTHY
     seconds: float = 0.0
 
@@ -35,6 +35,7 @@ class PlainClient:
     def __init__(self, box: Middlebox, config: SessionConfig) -> None:
         self.box = box
         self.config = config
+        self.readers: dict[str, Any] = {"poll": LineFrames, "stream": LineFrames, "events": EventFrames}
         self.a = 1
         self.recv = 0  # taken
         self.acked = 0
@@ -130,8 +131,7 @@ class PlainClient:
     async def _attach(self, asked: Asked) -> None:
         wait = f"&wait={asked.seconds}" if asked.what == "poll" and self.greeted else ""
         body = await self._exchange("GET", f"/{asked.what}?a={self.a}&ack={self.recv}{wait}", b"", asked)
-        limit = self.config.max_message
-        reader: Any = EventFrames(limit) if asked.what == "events" else LineFrames(limit)
+        reader = self.readers[asked.what](self.config.max_message)
         if body.startswith(b"{"):
             assert json.loads(body)["code"] == "rate", body  # nothing else may be refused here
             return

@@ -12,6 +12,7 @@ import anyio
 
 from channelkit import Channel, Endpoint, SessionConfig
 from channelkit.config import Config
+from channelkit.endpoint.endpoint import TRANSPORTS
 from channelkit.testing.middlebox import Middlebox, open_middlebox
 from channelkit.testing.plans import Network, Pump, serving
 
@@ -43,6 +44,7 @@ class Room:
     """One session, as its handler sees it.  `tell` says what the handler is to do next."""
 
     config: SessionConfig
+    transports: tuple[str, ...] = TRANSPORTS
     received: list[Payload] = field(default_factory=list)
     accepted: list[Payload] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)
@@ -86,7 +88,7 @@ class Room:
     @asynccontextmanager
     async def open(self, pump: Pump, network: Network = Network()) -> AsyncIterator[Middlebox]:
         """Serve it behind a middlebox, for as long as the block lasts."""
-        endpoint = Endpoint(self.handler, session=self.config)
+        endpoint = Endpoint(self.handler, transports=self.transports, session=self.config)
         config = Config(server_header=None, slow_callback=60.0)
         with self._commands, self._to_do:
             async with (

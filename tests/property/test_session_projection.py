@@ -36,6 +36,7 @@ from session_room import Closing, Payload, Raising, Room, quietly
 TRANSPORTS = tuple(KINDS)
 CONFIG = SessionConfig(window=4, window_bytes=5000, max_message=4000, grace=60.0)
 REST = 45.0  # above every back-off, wait and delay: after it nothing is under way
+FEW = max(10, settings().max_examples // 5)  # each is played five times
 SHORT, LONG = 7.0, 200.0  # outages: above `poll_gap`, and above the grace
 
 
@@ -153,7 +154,7 @@ def _without_unread(info: CloseInfo | None) -> CloseInfo | None:
 
 @pytest.mark.parametrize("pump", PUMPS)
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], max_examples=FEW)
 @given(steps=conversations(), data=st.data(), randomness=st.random_module())
 def test_the_same_projection(
     backend: Backend, pump: Pump, steps: list[Step], data: st.DataObject, randomness: Any

@@ -8,6 +8,7 @@ When the faults stop, everything must arrive.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from channelkit import SessionConfig
+from channelkit import SessionConfig, registry
+from channelkit.endpoint.endpoint import TRANSPORTS
 from channelkit.testing import clock
 from channelkit.testing.clock import BACKENDS, Backend
 from channelkit.testing.middlebox import Fate
@@ -25,7 +27,9 @@ from channelkit.testing.plans import PUMPS, Network, Pump
 from channelkit.testing.strategies import payloads
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "plugins"))
 
+from channelkit_records import Records, RecordSessions
 from session_plain_client import Asked, PlainClient
 from session_room import Payload, Room
 
@@ -33,6 +37,12 @@ CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large]
 HEALING = 12  # attachments in which everything must have arrived
 # A grace that no plan outlives: within it nothing may be lost.
 CONFIG = SessionConfig(window=6, window_bytes=5000, max_message=4000, poll_bytes=500, grace=10_000.0, rotation=25.0)
+
+
+Carriers = tuple[str, ...]
+BUILT_IN: Carriers = ("poll", "poll", "stream", "events", "websocket", "post", "post")
+# One of another package among them, through the seam that everybody has: tests/plugins.
+OTHERS: Carriers = ("records", "records", "records", "poll", "websocket", "post", "post")
 
 
 @dataclass(frozen=True)
@@ -68,11 +78,10 @@ def fates() -> st.SearchStrategy[Fate]:
     )
 
 
-def plans() -> st.SearchStrategy[Plan]:
+def plans(kinds: Carriers) -> st.SearchStrategy[Plan]:
     """More messages than anything else."""
     says = st.builds(Step, st.sampled_from(("up", "down")), payloads())
-    kinds = st.sampled_from(("poll", "poll", "stream", "events", "websocket", "post", "post"))
-    requests = st.builds(Asked, kinds, fates(), st.sampled_from((0.0, 0.5, 3.0)))
+    requests = st.builds(Asked, st.sampled_from(kinds), fates(), st.sampled_from((0.0, 0.5, 3.0)))
     others = st.builds(Step, st.sampled_from(("pause", "reload")), seconds=st.sampled_from((0.1, 4.0, 12.0)))
     networks = st.builds(
         Network,
@@ -86,11 +95,12 @@ def plans() -> st.SearchStrategy[Plan]:
 
 
 async def play(plan: Plan, pump: Pump) -> tuple[Room, PlainClient, list[Payload], list[Payload]]:
-    room = Room(CONFIG)
+    room = Room(CONFIG, (*TRANSPORTS, "records"))
     up: list[Payload] = []
     down: list[Payload] = []
     async with room.open(pump, plan.network) as box:
         client = PlainClient(box, CONFIG)
+        client.readers["records"] = Records
         await client.create()
         box.buffering = plan.buffering
         for step in plan.steps:
@@ -124,6 +134,15 @@ async def heal(client: PlainClient, room: Room, up: list[Payload], down: list[Pa
         await client.ask(Asked("post"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def plugin() -> Iterator[None]:
+    """As installed: its entry point's class is registered, if it was not found by itself."""
+    if all(one.name != "records" for one in registry.session_transports()):
+        registry.register(RecordSessions())
+    yield
+    registry.unregister("records")
+
+
 def check(backend: Backend, pump: Pump, plan: Plan) -> None:
     room, client, up, down = clock.run(play, plan, pump, backend=backend, max_ticks=300_000)
     assert room.received == up
@@ -137,7 +156,7 @@ def check(backend: Backend, pump: Pump, plan: Plan) -> None:
 @pytest.mark.parametrize("pump", [pump for pump in PUMPS if pump != "tls"])
 @pytest.mark.parametrize("backend", BACKENDS)
 @settings(suppress_health_check=CHECKS)
-@given(plan=plans(), randomness=st.random_module())
+@given(plan=plans(BUILT_IN), randomness=st.random_module())
 def test_nothing_is_lost_repeated_or_reordered(backend: Backend, pump: Pump, plan: Plan, randomness: Any) -> None:
     """S1, S3, S5, S7: what both sides said is what both sides heard, whatever happened to the requests between."""
     check(backend, pump, plan)
@@ -145,7 +164,15 @@ def test_nothing_is_lost_repeated_or_reordered(backend: Backend, pump: Pump, pla
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @settings(suppress_health_check=CHECKS, max_examples=max(1, settings().max_examples // 3))
-@given(plan=plans(), randomness=st.random_module())
+@given(plan=plans(BUILT_IN), randomness=st.random_module())
 def test_nothing_is_lost_over_tls(backend: Backend, plan: Plan, randomness: Any) -> None:
     """The same over TLS, with a third of the examples: sessions stand two layers above it."""
     check(backend, "tls", plan)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(suppress_health_check=CHECKS, max_examples=max(1, settings().max_examples // 3))
+@given(plan=plans(OTHERS), randomness=st.random_module())
+def test_nothing_is_lost_over_another_packages_carrier(backend: Backend, plan: Plan, randomness: Any) -> None:
+    """The same with a carrier that came through the public seam among the others."""
+    check(backend, "stream", plan)

@@ -17,13 +17,13 @@ from typing import Any, Literal, TypeVar, Unpack
 
 import pytest
 
-from channelkit import Channel, CloseInfo, CloseStatus, Request, Server, run_server
+from channelkit import Channel, CloseInfo, CloseStatus, Request, Server, SyncRequest, run_server
 from channelkit.config import ServerOptions
 from channelkit.server.core import ServerCore
 
 T = TypeVar("T")
 Backend = Literal["asyncio", "trio"]
-Handler = Callable[[Request], Awaitable[Any]]
+Handler = Callable[[Request], Awaitable[Any]] | Callable[[SyncRequest], Any]
 
 PATIENCE = 10.0  # seconds until a test gives up; none of them waits that long
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # the one of RFC 6455 1.3

@@ -140,7 +140,8 @@ def test_a_refusal_before_the_upgrade(host: Host, result: Any) -> None:
         ("http://[", None, 403),
         ("http://evil.example", ["*"], 101),
         ("https://good.example", ["https://good.example"], 101),
-        ("http://test", ["https://good.example"], 403),
+        ("http://test", ["https://good.example"], 101),
+        ("http://evil.example", ["https://good.example"], 403),
     ],
 )
 def test_origins(host: Host, origin: str, origins: list[str] | None, status: int) -> None:

@@ -29,16 +29,16 @@ class AppCore(Draining):
     """The shared state of one application on one event loop."""
 
     def __init__(self, config: Config, loop: Loop) -> None:
-        super().__init__(loop, self._cancel, config.handler_cleanup_timeout)
+        super().__init__(loop, self._cancel, config)
         self.config = config
-        self.timers = TimerService(loop)
+        self.timers = TimerService(loop, self.workers)
         self._ending = anyio.Lock()
 
     async def end(self, timeout: float) -> None:
         """Drain, then cut.  May be asked by several at once: a signal, a lifespan, the application itself."""
         self.stopping = True
         async with self._ending:
-            await self.drain(timeout)
+            await self.drain(timeout, self.config.spread)
             await self.cut()
 
     def _cancel(self) -> None:
@@ -75,7 +75,10 @@ class Home:
                 async with self._surroundings(core):
                     self.core = core
                     self.ready.set()
-                    yield core
+                    try:
+                        yield core
+                    finally:
+                        core.workers.stop()
                     self.ended.set()
         finally:
             self.ended.set()
@@ -91,7 +94,7 @@ class Home:
         """Live until idle: the whole life of a home that a request started."""
         try:
             async with self.opened() as core:
-                await core.loop.wait_idle(lambda: not self.claims)
+                await core.loop.wait_idle(lambda: not self.claims and not core.workers.busy)
         except Exception:
             logger.exception("the task that serves an ASGI application failed")
 

@@ -240,7 +240,10 @@ class Reactor:
                 now = self._clock()
                 if now - began > TURN:
                     # The rest comes first next time: epoll reports in an unchanging order, so whoever stands at its
-                    # head and is always ready would starve the others.  It is readable still, so there is a next time.
+                    # head and is always ready would starve the others.  It is readable still, so there is a next time;
+                    # but what is watched by edges (`proxied`) was reported once, and would wait here for somebody else.
+                    if batch and self.proxied:
+                        self.loop.call_soon(self.tick)
                     break
         if now - began > self.meters.longest_tick:
             self.meters.longest_tick = now - began

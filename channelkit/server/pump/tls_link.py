@@ -307,6 +307,6 @@ class TlsLink(SocketLink):
         super()._close(hard)
 
     def hang_up(self) -> None:
-        """The listener is closing, and nothing has been asked here yet: there is no engine to tell."""
+        """The listener is closed, and nothing has been asked here yet: there is no engine to tell."""
         self._give_up()
         self._close(hard=False)

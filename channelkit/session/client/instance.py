@@ -50,6 +50,6 @@ class Instance:
     def save(self, sender: Sender, recv: int) -> Saved:
         """The state for a successor, once there is a `sid`."""
         assert self.sid is not None
-        frames = tuple(sender.frames)
+        frames = sender.frames
         line = self.a if self.had_hello else self.line
         return Saved(self.sid, self.secret, self.a, recv, sender.sent, sender.acked, frames, line, self.verified)

@@ -12,7 +12,7 @@ from channelkit.session.client.saved import Saved
 from channelkit.session.client.saying import Saying
 from channelkit.session.client.uplink import Uplink
 from channelkit.session.ending import ABANDONED, ENDED, LOST, Ending, Outcome
-from channelkit.session.frames import End, Terms
+from channelkit.session.frames import End, Numbered, Terms
 from channelkit.session.life import Life
 from channelkit.session.pacing import NEVER
 from channelkit.session.receiver import Receiver
@@ -29,7 +29,7 @@ class ClientState:
     knows the session and has received and sent nothing.  With neither the session is created.
     """
 
-    __slots__ = ("attaching", "config", "drained", "instance", "life", "receiver", "saying", "sender", "uplink")
+    __slots__ = ("attaching", "config", "drained", "instance", "left", "life", "receiver", "saying", "sender", "uplink")
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class ClientState:
     ) -> None:
         self.config = config
         self.drained = False  # nothing is left to do
+        self.left: tuple[Numbered, ...] = ()  # at the end: messages not acknowledged, which may be lost
         self.instance = Instance(a, saved, sid, secret)
         self.sender = Sender(FIRST_TERMS.window, FIRST_TERMS.window_bytes)
         recv = saved.recv if saved else 0
@@ -182,6 +183,7 @@ class ClientState:
     def _over(self, outcome: Outcome, by: By, code: int, reason: str, now: float, actions: Actions) -> None:
         """The only way to the end, and there is no way back."""
         attaching, farewell = self.attaching, self.saying.farewell
+        self.left = tuple(frame for frame in self.sender.frames if not isinstance(frame, End))
         ending = self.life.end(outcome, by, code, reason, self.sender, self.receiver)
         self.saying.acks.at = attaching.retry_at = NEVER
         attaching.alone = now

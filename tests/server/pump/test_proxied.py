@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -90,12 +92,12 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def run(body: Body, backend: str, **options: Any) -> None:
+def run(body: Body, backend: str, reactor_clock: Callable[[], float] = time.perf_counter, **options: Any) -> None:
     options = {"proxy_protocol": "enable", "trusted_proxies": ["unix"], **options}
 
     async def main() -> None:
         async with open_loop() as loop:
-            reactor = Reactor(loop, Config(**options))
+            reactor = Reactor(loop, Config(**options), clock=reactor_clock)
             try:
                 await body(Place(loop, reactor))
             finally:
@@ -367,3 +369,20 @@ def test_a_client_that_speaks_tls_to_its_proxy(backend: str) -> None:
             assert sorted(engine.link.secure for engine in place.engines) == [False, True]
 
     run(body, backend)
+
+
+def test_headers_beyond_a_turn_are_not_forgotten(backend: str) -> None:
+    """By the reactor's clock each event takes a whole turn: what epoll has reported once has its own all the same."""
+    ticks = itertools.count()
+
+    async def body(place: Place) -> None:
+        clients = [place.client() for _ in range(5)]
+        await anyio.sleep(0.1)
+        for client in clients:
+            client.send(V1)
+        await anyio.sleep(0.1)
+        assert len(place.engines) == 5
+        for client in clients:
+            client.close()
+
+    run(body, backend, lambda: float(next(ticks)))

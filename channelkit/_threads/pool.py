@@ -1,0 +1,359 @@
+"""The worker pool: the threads that run plain `def` handlers, and the callbacks those gave.
+
+Theory.  Work is of two kinds, in a queue each.  *Requests* begin something new; *callbacks* (also the pieces of a
+streamed body) go on with something open.  Each kind has `thread` places and never waits for one of the other's, so
+handlers that block, perhaps until a callback brings what they wait for, cannot keep it from coming.
+
+Whoever has to wait inside one of our blocking calls steps aside: from then on, until it returns, its thread counts
+among the *waiting* and its place is free.  It does not queue for a place when it wakes up, because it may hold a lock
+that those who have the places wait for.  So a thread for each channel in a blocking loop is fine, up to
+`max_waiting_threads`; and as no place is ever held by a thread that waits for a peer, nobody starves.
+
+All accounting is under one lock.  A job is handed to one thread, which is then woken: no thread wakes up in vain.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from channelkit._lifecycle import logger
+from channelkit._threads.jobs import (
+    BEGUN,
+    CALLBACK,
+    GONE,
+    QUEUED,
+    REQUEST,
+    WAITING,
+    Job,
+    PoolEnded,
+    WorkerStatistics,
+    logged,
+)
+from channelkit.errors import WorkersBusy
+
+if TYPE_CHECKING:
+    from channelkit._loop import Loop
+    from channelkit.config import Config
+
+LEAVING = 1.0  # seconds for threads that have nothing left to do, at the end: they take microseconds
+
+
+class _Worker:
+    """One thread of our own, and what it is to do next."""
+
+    __slots__ = ("job", "ready")
+
+    def __init__(self, job: Job) -> None:
+        self.job: Job | None = job
+        self.ready = threading.Lock()  # held while there is nothing to do
+        self.ready.acquire()
+
+
+class Workers:
+    """The pool of one server or application on one loop; it starts threads when there is work.
+
+    With `Config.executor` the work is done there and no thread is ours: how many places there are is then its
+    business, the two queues and their bounds stay.
+    """
+
+    def __init__(self, loop: Loop, config: Config) -> None:
+        self.loop = loop
+        self._config = config
+        self._executor = config.executor
+        self._lock = threading.Lock()
+        self._queues: tuple[deque[Job], deque[Job]] = (deque(), deque())
+        self._depth = [0, 0]  # of the queues, without those that were given up
+        self._running = [0, 0, 0]
+        self._begun: set[Job] = set()
+        self._idle: list[_Worker] = []
+        self._threads: set[threading.Thread] = set()
+        self._named = 0
+        self._count = self._refused = 0
+        self._waited = self._longest = 0.0
+        self._stopped = False
+        self._ended = loop.parking()
+
+    def statistics(self) -> WorkerStatistics:
+        """The numbers now; from any thread."""
+        with self._lock:
+            firsts = [job.queued_at for queue in self._queues if (job := self._first(queue)) is not None]
+            return WorkerStatistics(
+                threads=len(self._threads),
+                requests=self._running[REQUEST],
+                callbacks=self._running[CALLBACK],
+                waiting=self._running[WAITING],
+                queued_requests=self._depth[REQUEST],
+                queued_callbacks=self._depth[CALLBACK],
+                begun=self._count,
+                refused=self._refused,
+                oldest=time.monotonic() - min(firsts) if firsts else 0.0,
+                waited=self._waited,
+                longest=self._longest,
+            )
+
+    # -- on the loop
+
+    def check_room(self) -> None:
+        """Raise WorkersBusy if a request would find no room now."""
+        if self._full(REQUEST):
+            self._refuse()
+
+    async def run(self, kind: int, function: Callable[..., Any], *args: Any, must: bool = False) -> Any:
+        """`function(*args)` on a worker, in a copy of the caller's context; its result, or what it raises.
+
+        Raises WorkersBusy at once if `queue_size` others wait, unless it `must` be done.  Cancelled, it does not
+        begin, or nobody hears of its outcome: a thread cannot be stopped.
+        """
+        job = Job(self, kind, function, args)
+        self._submit(job, must)
+        try:
+            while not job.done:
+                await job.parking.park()
+        except BaseException:
+            self._give_up(job)
+            raise
+        return job.outcome()
+
+    def callback(self, function: Callable[..., Any], *args: Any, must: bool) -> Coroutine[Any, Any, Any]:
+        """`run` as a callback of a channel; raises at once, with nothing to await, if the pool has ended."""
+        if self._stopped:
+            raise PoolEnded
+        return self.run(CALLBACK, function, *args, must=must)
+
+    def start(self, function: Callable[..., Any], *args: Any) -> None:
+        """`function(*args)` on a worker, as a callback, with nobody waiting for it."""
+        self._submit(Job(self, CALLBACK, logged, (function, args)), must=True)
+
+    def _submit(self, job: Job, must: bool) -> None:
+        with self._lock:
+            if self._stopped:
+                raise PoolEnded
+            refused = not must and self._full(job.kind)
+            if not refused:
+                self._queue(job)
+                refused = self._executor is None and not self._dispatch()
+        if refused:
+            self._give_up(job)
+            self._refuse()
+        if self._executor is not None:
+            try:
+                self._executor.submit(self._serve_one)
+            except BaseException:
+                self._give_up(job)
+                raise
+
+    def _queue(self, job: Job) -> None:
+        job.state = QUEUED
+        self._queues[job.kind].append(job)
+        self._depth[job.kind] += 1
+
+    def _refuse(self) -> None:
+        self._refused += 1
+        self.loop.tally.hit("queue_size", "a worker was asked for and the queue is full")
+        raise WorkersBusy(
+            f"queue_size ({self._config.queue_size}) others wait for one of {self._config.thread} threads"
+        )
+
+    def _give_up(self, job: Job) -> None:
+        with self._lock:
+            if job.state == QUEUED:
+                job.state = GONE  # it is passed over when its turn comes
+                self._depth[job.kind] -= 1
+                queue = self._queues[job.kind]
+                if len(queue) > 2 * self._depth[job.kind] + 64:
+                    alive = [one for one in queue if one.state == QUEUED]
+                    queue.clear()
+                    queue.extend(alive)
+
+    def step_aside(self, job: Job) -> bool:
+        """See `Job.step_aside`."""
+        if self._executor is not None:
+            return True
+        with self._lock:
+            if job.kind == WAITING or job.state != BEGUN:
+                return True
+            if self._running[WAITING] >= self._config.max_waiting_threads:
+                return False
+            self._aside(job)
+            self._dispatch()
+        return True
+
+    def _aside(self, job: Job) -> None:
+        self._running[job.kind] -= 1
+        self._running[WAITING] += 1
+        job.kind = WAITING
+
+    # -- handing out, under the lock
+
+    def _has_place(self, kind: int) -> bool:
+        return self._executor is not None or self._running[kind] < self._config.thread
+
+    def _full(self, kind: int) -> bool:
+        beginning = self._executor is None and self._running[kind] < self._config.thread
+        return self._depth[kind] >= self._config.queue_size and not beginning
+
+    @staticmethod
+    def _first(queue: deque[Job]) -> Job | None:
+        while queue and queue[0].state != QUEUED:
+            queue.popleft()
+        return queue[0] if queue else None
+
+    def _next(self) -> Job | None:
+        """The job to begin now, callbacks first, or None; it counts as begun."""
+        for kind in (CALLBACK, REQUEST):
+            if self._has_place(kind) and (job := self._first(self._queues[kind])) is not None:
+                self._queues[kind].popleft()
+                self._begin(job)
+                return job
+        return None
+
+    def _begin(self, job: Job) -> None:
+        job.state = BEGUN
+        self._depth[job.kind] -= 1
+        self._running[job.kind] += 1
+        self._begun.add(job)
+        self._count += 1
+        job.waited = time.monotonic() - job.queued_at
+        self._waited += job.waited
+        self._longest = max(self._longest, job.waited)
+
+    def _dispatch(self) -> bool:
+        """Give every job that may begin a thread.  False if there is no thread at all to be had."""
+        while (job := self._next()) is not None:
+            if self._idle:
+                worker = self._idle.pop()
+                worker.job = job
+                worker.ready.release()
+            elif not self._hire(job):
+                self._take_back(job)
+                return bool(self._threads)  # one of them comes for it
+        return True
+
+    def _hire(self, job: Job) -> bool:
+        self._named += 1
+        name = f"{self._config.worker_name_prefix}{self._named}"
+        thread = threading.Thread(target=self._work, args=(_Worker(job),), name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no more
+            self.loop.tally.hit("threads", error)
+            return False
+        self._threads.add(thread)
+        return True
+
+    def _take_back(self, job: Job) -> None:
+        job.state = QUEUED
+        self._depth[job.kind] += 1
+        self._running[job.kind] -= 1
+        self._begun.discard(job)
+        self._count -= 1
+        self._waited -= job.waited
+        self._queues[job.kind].appendleft(job)
+
+    # -- on the workers
+
+    def _work(self, worker: _Worker) -> None:
+        """A thread's whole life."""
+        while (job := worker.job) is not None:
+            job.run()
+            idle = self._take_next(worker, job)
+            self._deliver(job)
+            del job  # an idle thread keeps nothing of what it did
+            if idle:
+                worker.ready.acquire()
+        with self._lock:
+            self._threads.discard(threading.current_thread())
+
+    def _take_next(self, worker: _Worker, job: Job) -> bool:
+        """Before anybody hears of the outcome: who hears of it finds the place free.  True if there is nothing."""
+        with self._lock:
+            self._finished(job)
+            worker.job = self._next()
+            if worker.job is not None:
+                return False
+            if self._stopped or len(self._idle) >= 2 * self._config.thread:
+                self._threads.discard(threading.current_thread())  # now: it comes for no more jobs
+                return False
+            self._idle.append(worker)
+            return True
+
+    def _serve_one(self) -> None:
+        """On a thread of the executor: one job, the most urgent."""
+        with self._lock:
+            job = self._next()
+        if job is not None:
+            job.run()
+            with self._lock:
+                self._finished(job)
+            self._deliver(job)
+
+    def _finished(self, job: Job) -> None:
+        self._running[job.kind] -= 1
+        self._begun.discard(job)
+        job.state = GONE
+
+    def _deliver(self, job: Job) -> None:
+        try:
+            self.loop.run_from_thread(self._delivered, job)
+        except RuntimeError:
+            pass  # the loop has ended, and whoever waited with it
+
+    def _delivered(self, job: Job) -> None:
+        job.done = True
+        job.parking.wake()
+        self._ended.wake()
+        self.loop.look_idle()
+
+    # -- the end
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything runs or waits to."""
+        return bool(self._begun) or self._depth != [0, 0]
+
+    def hurry(self) -> None:
+        """Drain's deadline: what runs now may never return and counts no more; so every `on_close` finds a thread."""
+        with self._lock:
+            for job in self._begun:
+                if job.kind != WAITING:
+                    self._aside(job)
+            if self._executor is None:
+                self._dispatch()
+
+    async def ended(self) -> None:
+        """Wait until nothing runs; one task at a time."""
+        while self._begun:
+            await self._ended.park()
+
+    def stop(self) -> None:
+        """Let the threads go.  One that is still busy is told of in the log, by name and stack; it is a daemon.
+
+        An executor that was given is left as it is.
+        """
+        with self._lock:
+            if self._stopped:
+                return
+            self._stopped = True
+            for worker in self._idle:
+                worker.ready.release()
+            self._idle.clear()
+            stuck = [(job, job.thread) for job in self._begun if job.thread is not None]
+            leaving = self._threads.difference(thread for _, thread in stuck)
+        end = time.monotonic() + LEAVING
+        for thread in leaving:
+            thread.join(max(0.0, end - time.monotonic()))
+        frames = sys._current_frames()
+        for job, thread in stuck:
+            frame = frames.get(thread.ident) if thread.ident is not None else None
+            logger.error(
+                "the server has stopped, but %s has not returned in thread %s; it is left behind:\n%s",
+                job.describe(),
+                thread.name,
+                "".join(traceback.format_stack(frame)) if frame is not None else "",
+            )
