@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import anyio
 import anyio.lowlevel
 
+from channelkit._lifecycle import OPEN
 from channelkit.channel import Channel
 from channelkit.errors import ConfigError
 from channelkit.status import CloseStatus
@@ -21,16 +22,6 @@ from channelkit.sync.channel import SyncChannel
 from channelkit.sync.group import SyncGroup
 
 SlowPolicy = Literal["close", "drop-newest", "drop-oldest"]
-
-
-class _Member:
-    """What a group knows of one channel."""
-
-    __slots__ = ("listener", "waiting")
-
-    def __init__(self, listener: Callable[[CloseStatus], None]) -> None:
-        self.listener = listener
-        self.waiting: deque[Any] | None = None  # messages of one that is behind, with "drop-oldest"
 
 
 class Group:
@@ -46,7 +37,8 @@ class Group:
             raise ConfigError(f"slow must be one of {', '.join(get_args(SlowPolicy))}, not {slow!r}")
         if backlog < 1:
             raise ConfigError(f"backlog must be at least 1, not {backlog}")
-        self._members: dict[Channel, _Member] = {}
+        self._members: dict[Channel, Callable[[CloseStatus], None]] = {}  # and its on_close listener
+        self._behind: dict[Channel, deque[Any]] = {}  # messages of those that are, with "drop-oldest"
         self._slow: SlowPolicy = slow
         self._backlog = backlog
         #: Messages that slow members did not get, since the group was made.
@@ -80,15 +72,15 @@ class Group:
         if channel in self._members or not channel.is_open:
             return
         listener = partial(self._left, channel)
-        self._members[channel] = _Member(listener)
+        self._members[channel] = listener
         channel.on_close(listener)
 
     def discard(self, channel: Channel) -> None:
         """Let `channel` leave; nothing happens if it is no member.  Raises RuntimeError in another thread."""
         channel._check_thread()
-        member = self._members.pop(channel, None)
-        if member is not None:
-            channel._forget_close_listener(member.listener)
+        listener = self._members.pop(channel, None)
+        if listener is not None:
+            channel._forget_close_listener(listener)
 
     def _left(self, channel: Channel, status: CloseStatus) -> None:
         self.discard(channel)
@@ -105,8 +97,15 @@ class Group:
         wires: dict[object, Any] = {}
         count = 0
         for channel in members:
-            if channel is not exclude and channel.is_open:
-                count += self._send_to(channel, self._wire(channel, message, wires))
+            if channel is exclude or channel._phase != OPEN:
+                continue
+            kind = channel._wire_format
+            wire = wires.get(kind)
+            if wire is None:
+                wire = channel._encode(message)
+                if kind is not None:
+                    wires[kind] = wire
+            count += self._send_to(channel, wire)
         return count
 
     async def send(self, message: Any, *, exclude: Channel | None = None) -> int:
@@ -114,29 +113,16 @@ class Group:
         await anyio.lowlevel.checkpoint()
         return self.send_nowait(message, exclude=exclude)
 
-    @staticmethod
-    def _wire(channel: Channel, message: Any, wires: dict[object, Any]) -> Any:
-        kind = channel._wire_format
-        if kind is None:
-            return channel._encode(message)
-        wire = wires.get(kind)
-        if wire is None:
-            wire = wires[kind] = channel._encode(message)
-        return wire
-
     def _send_to(self, channel: Channel, wire: Any) -> bool:
-        member = self._members.get(channel)
-        if member is None:
-            return False  # it left while this message was on its way to the others
-        if member.waiting is None:
+        if channel not in self._behind:
             try:
                 channel._accept_nowait(wire, channel.single_response)
                 return True
             except anyio.WouldBlock:
                 pass
-        return self._slow_member(channel, member, wire)
+        return self._slow_member(channel, wire)
 
-    def _slow_member(self, channel: Channel, member: _Member, wire: Any) -> bool:
+    def _slow_member(self, channel: Channel, wire: Any) -> bool:
         if self._slow == "close":
             self.closed_slow += 1
             self.discard(channel)
@@ -145,24 +131,24 @@ class Group:
         if self._slow == "drop-newest":
             self.dropped += 1
             return False
-        self._keep_newest(channel, member, wire)
+        self._keep_newest(channel, wire)
         return True
 
-    def _keep_newest(self, channel: Channel, member: _Member, wire: Any) -> None:
+    def _keep_newest(self, channel: Channel, wire: Any) -> None:
         """drop-oldest: a short queue of our own before the channel, emptied by a task that waits like any sender."""
-        waiting = member.waiting
+        waiting = self._behind.get(channel)
         if waiting is None:
-            waiting = member.waiting = deque()
-            channel._loop.spawn(self._catch_up, channel, member, waiting)
+            waiting = self._behind[channel] = deque()
+            channel._loop.spawn(self._catch_up, channel, waiting)
         if len(waiting) >= self._backlog:
             waiting.popleft()
             self.dropped += 1
         waiting.append(wire)
 
-    async def _catch_up(self, channel: Channel, member: _Member, waiting: deque[Any]) -> None:
+    async def _catch_up(self, channel: Channel, waiting: deque[Any]) -> None:
         try:
             while waiting and await channel._turn():
                 channel._accept(waiting.popleft(), channel.single_response)
         finally:
             self.dropped += len(waiting)
-            member.waiting = None
+            del self._behind[channel]

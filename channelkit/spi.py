@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from channelkit.channel import Channel
     from channelkit.config import Config, SessionConfig
     from channelkit.http import Request, Response
+    from channelkit.session.parcel import Parcel
     from channelkit.statistics import ServerStatistics
 
 SPI_VERSION = 1
@@ -299,6 +300,13 @@ class Carrier(Protocol):
 
     def finish(self, action: Finish) -> None:
         """End after what was written; the session hears no more of this carrier, and must not be told of its end."""
+
+
+class QuickCarrier(Carrier, Protocol):
+    """A carrier that goes on (no poll) and takes messages by themselves: nearly all are written this way then."""
+
+    def message(self, n: int, parcel: Parcel) -> None:
+        """The same as `write((numbered(n, parcel.payload),))`; `parcel` keeps forms that a group's members share."""
 
 
 class Session(Protocol):

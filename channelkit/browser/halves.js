@@ -8,9 +8,10 @@ import { endFrame, numbered } from "./frames.js";
 
 export const NEVER = Infinity;
 
-/** Seconds before the next try after `failures` in a row. @param {number} failures @param {number} jitter in [0, 1) */
-export function backoff(failures, jitter) {
-  return failures <= 0 ? 0 : jitter * Math.min(30, 0.5 * 2 ** Math.min(failures - 1, 10));
+/** Seconds before the next try after `failures` in a row: never a large part of the grace, or an outage much shorter
+ * than it would be slept over. @param {number} failures @param {number} jitter in [0, 1) @param {number} grace */
+export function backoff(failures, jitter, grace) {
+  return failures <= 0 ? 0 : jitter * Math.min(30, grace / 6, 0.5 * 2 ** Math.min(failures - 1, 10));
 }
 
 /** `sent` is the highest number given, `acked` the highest acknowledged; the frames between are kept.  Nothing leaves
@@ -187,10 +188,10 @@ export class Uplink {
     return post;
   }
 
-  /** Back off. @param {number} now @param {number} least */
-  wait(now, least = 0) {
+  /** Back off. @param {number} now @param {number} grace @param {number} least */
+  wait(now, grace, least = 0) {
     this.failures += 1;
-    this.notBefore = now + Math.max(least, backoff(this.failures, this.jitter()));
+    this.notBefore = now + Math.max(least, backoff(this.failures, this.jitter(), grace));
   }
 
   /** Something was acknowledged: no reason to wait. */

@@ -317,7 +317,7 @@ export class ClientMachine {
   /** Whether the numbers hello has received can only be this instance's and its predecessors' (F3, F27).
    * @param {Hello} hello */
   #isOurs(hello) {
-    const have = hello.have ?? hello.recv;
+    const have = Math.max(hello.recv, hello.have ?? 0); // never below `recv`, says a server that tells the truth
     if (have > this.sender.sent) return false;
     if (this.hadHello || have <= Math.max(this.sender.acked, this.verified)) return true;
     this.verified = have;
@@ -476,7 +476,7 @@ export class ClientMachine {
   /** @param {number} now @param {number} retryAfter */
   #fail(now, retryAfter) {
     this.failures += 1;
-    this.retryAt = now + Math.max(retryAfter, backoff(this.failures, this.jitter()));
+    this.retryAt = now + Math.max(retryAfter, backoff(this.failures, this.jitter(), this.terms.grace));
   }
 
   /** Attach again if it is time and nothing is in the way. @param {number} now */
@@ -560,9 +560,10 @@ export class ClientMachine {
       this.told = Math.max(this.told, post.ack);
       this.uplink.taken = Math.max(this.uplink.taken, post.frames.at(-1)?.n ?? 0);
       this.#acknowledged(ack, now);
-      if (this.sender.acked < this.uplink.taken) this.uplink.wait(now); // taken, but not in the inbox yet: ask again
+      // Taken, but not in the inbox yet: ask again.
+      if (this.sender.acked < this.uplink.taken) this.uplink.wait(now, this.terms.grace);
     } else if (!this.#postRefused(status, code, ack, now)) {
-      this.uplink.wait(now, retryAfter);
+      this.uplink.wait(now, this.terms.grace, retryAfter);
     }
     if (this.ending === null) {
       this.#oweAck(now);
@@ -592,7 +593,7 @@ export class ClientMachine {
   #postFailed(number, now) {
     if (this.uplink.inFlight?.number !== number) return;
     this.uplink.landed();
-    this.uplink.wait(now);
+    this.uplink.wait(now, this.terms.grace);
     if (this.ending === null) this.#oweAck(now);
   }
 

@@ -56,7 +56,7 @@ class ClientChannel:
         self.links: Links | None = None  # set by connect
         self._inbox: deque[str | bytes] = deque()
         self._info: CloseInfo | None = None
-        self._changed = anyio.Event()
+        self._changed: anyio.Event | None = None  # what those wait for who wait
         self._alarm = anyio.Event()
         self._armed = float("inf")
         self._on_change = on_change
@@ -112,7 +112,7 @@ class ClientChannel:
             if machine.had_hello and machine.has_room(check_payload(data, machine.terms.max_message)):
                 self.do(machine.send(data, anyio.current_time()))
                 return True
-            await self._changed.wait()
+            await self._change()
         return False
 
     async def receive(self) -> str | bytes:
@@ -121,7 +121,7 @@ class ClientChannel:
         while not self._inbox:
             if self._info is not None:
                 raise ChannelClosed(self._info)
-            await self._changed.wait()
+            await self._change()
         message = self._inbox.popleft()
         if len(self._inbox) == INBOX // 2:
             self.pull()
@@ -140,7 +140,7 @@ class ClientChannel:
         """Wait until everything sent is acknowledged; False if the session ended before."""
         await checkpoint()
         while self._info is None and self.machine.sender.unacknowledged:
-            await self._changed.wait()
+            await self._change()
         return self._info is None or self._info.delivered is True
 
     # -- closing and moving
@@ -158,13 +158,13 @@ class ClientChannel:
         """Wait until the session is over, whoever ends it."""
         await checkpoint()
         while self._info is None:
-            await self._changed.wait()
+            await self._change()
         return self._info
 
     async def wait_drained(self) -> None:
         """Wait until the server knows of the end too, or cannot be told any more."""
         while not self.machine.drained:
-            await self._changed.wait()
+            await self._change()
 
     async def wait_ready(self) -> None:
         """Wait for this client's first hello.  Raises ConnectFailed."""
@@ -173,7 +173,7 @@ class ClientChannel:
                 raise self.failure
             if self._info is not None:
                 raise ConnectFailed(f"no session: {self._info}")
-            await self._changed.wait()
+            await self._change()
 
     def switch(self, transport: str) -> None:
         """Go on by another transport; nothing is lost.  Returns at once."""
@@ -218,8 +218,15 @@ class ClientChannel:
 
     def wake(self) -> None:
         """Whoever waits looks again."""
-        changed, self._changed = self._changed, anyio.Event()
-        changed.set()
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.set()
+
+    async def _change(self) -> None:
+        """Wait for the next `wake`."""
+        if self._changed is None:
+            self._changed = anyio.Event()
+        await self._changed.wait()
 
     def pull(self) -> None:
         """Fill the inbox, and tell the machine what entered it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -46,21 +46,18 @@ class Connections:
         tasks: TaskGroup,
         address: Address,
         dial: Dial,
-        headers: Iterable[tuple[str, str]],
+        http: HttpClient,
+        headers: tuple[tuple[str, str], ...],
     ) -> None:
         self._channel = channel
         self._machine = channel.machine
         self._tasks = tasks
         self._address = address
         self._dial = dial
-        self._headers = tuple(headers)
-        self._http = HttpClient(dial, address.host, self._headers)
+        self._headers = headers  # of the WebSockets' handshakes
+        self._http = http
         self._scopes: dict[int, anyio.CancelScope] = {}
         self._sockets: dict[int, ClientWebSocket] = {}
-
-    async def aclose(self) -> None:
-        """Close what is kept; the tasks are the task group's."""
-        await self._http.aclose()
 
     def act(self, action: Any) -> None:
         """`Links`."""

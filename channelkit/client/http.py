@@ -6,6 +6,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import anyio
 import h11
@@ -89,7 +90,7 @@ class HttpAnswer:
 
 
 class HttpClient:
-    """Requests to one host.  Any number at once; each has a connection of its own."""
+    """Requests to one host, inside its `async with`.  Any number at once; each has a connection of its own."""
 
     def __init__(self, dial: Dial, host: str, headers: Iterable[tuple[str, str]] = ()) -> None:
         self._dial = dial
@@ -131,10 +132,14 @@ class HttpClient:
         else:
             await anyio.aclose_forcefully(connection.stream)
 
-    async def aclose(self) -> None:
-        """Close the kept connections."""
-        while self._idle:
-            await anyio.aclose_forcefully(self._idle.pop().stream)
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Close the kept connections, whatever happened; no request may be under way."""
+        with anyio.CancelScope(shield=True):
+            while self._idle:
+                await anyio.aclose_forcefully(self._idle.pop().stream)
 
 
 async def _exchange(connection: _Connection, request: h11.Request, body: bytes) -> HttpAnswer:

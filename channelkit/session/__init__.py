@@ -1,6 +1,6 @@
 """Sessions, CK/1: a Channel's messages that outlive connections.  Pure: no waiting, no sockets, time as an argument.
 
-The specification is docs/protocol.md; P1 to P8 in comments are its sections, F1 to F28 the flaws its rules repair.
+The specification is docs/protocol.md; P1 to P8 in comments are its sections, F1 to F29 the flaws its rules repair.
 
     frames      the nouns: Text, Binary, End, Ack, Ping, Hello, ClientHello
     codec       every frame in every form: lines of JSON, WebSocket messages, SSE blocks, bodies
@@ -11,6 +11,7 @@ The specification is docs/protocol.md; P1 to P8 in comments are its sections, F1
     acks        when a side says what it has
     pacing      back-off, the rate rule, early rotation
     life, ending          open, closing, over; how a session ended
+    parcel      a message before it has a number, shared by a group's members
     actions, doing        what the machines tell their bindings, and doing it in order
     server      ServerSession         client      ClientSession
 
@@ -31,7 +32,7 @@ done in order before the next call):
     messages       while the inbox takes some: `pull()`; then, once, `settle(now)`.  With ack="processed" also
                    `processed()` after each handler, then `settle`
     send           `is_open`, `frames.check_payload`, `has_room(size)`; no room: `blocked(now)`, wait for a `Room`, look
-                   again; then `send(payload, now)`.  `flush` waits until `sender.frames` is empty
+                   again; then `send(payload, now)`.  `flush` waits until `sender.empty`
     close          `close(code, reason, now, timeout)` in order, `kill(code, reason, now)` at once
     time           `deadline` may have moved after every call: `tick(now)` then
 

@@ -1,4 +1,4 @@
-"""What a machine tells its binding to do.  Frozen; in the order in which they must happen.
+"""What a machine tells its binding to do: values, in the order in which they must happen.
 
 Both machines: `Write`, `Room`, `Attached`, `Detached`, `Ended`.  The server's besides: `Start`, `Finish`.  The
 client's besides: `Create`, `Open`, `Attach`, `Drop`, `Post`, `Delete`, `Drained`.
@@ -26,7 +26,7 @@ class Kind(Enum):
     __hash__ = object.__hash__
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(unsafe_hash=True, slots=True)
 class Write:
     """Encode `frames` for this attachment and write them, in order.  On a poll it is the whole body of its 200."""
 

@@ -30,6 +30,7 @@ from channelkit.session.frames import (
     End,
     Frame,
     Hello,
+    Message,
     Numbered,
     Ping,
     Terms,
@@ -45,7 +46,7 @@ RETRY_MS = 500
 REFUSED_RETRY_MS = 5000
 SSE_PING = sse.COMMENT_PING
 
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
+_decimal = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII).fullmatch
 _SHOWN = 40
 _BOUNDED = 2**31  # hello's counts and sizes: more is nobody's memory
 
@@ -57,11 +58,21 @@ def line_limit(max_message: int) -> int:
 
 def parse_number(text: str, what: str, least: int = 0) -> int:
     """The decimal number `text`, from `least` to 2**53 - 1, without sign, blank or leading zero."""
-    if _NUMBER.fullmatch(text):
+    if _decimal(text):
         value = int(text)
         if least <= value <= MAX_NUMBER:
             return value
     raise BadMessage(f"{what} must be a decimal number from {least} to 2^53-1, not {text[:_SHOWN]!r}")
+
+
+#: A form that many share, of a message to which each of them gives a number of its own: what stands before it, and
+#: what behind.
+Halves = tuple[bytes, bytes]
+
+
+def around(halves: Halves, n: int) -> bytes:
+    """The form of message `n`."""
+    return b"%b%d%b" % (halves[0], n, halves[1])
 
 
 # -- hello -------------------------------------------------------------------------------------------------------------
@@ -169,12 +180,17 @@ def _short(seconds: float) -> float:
 # -- lines of JSON -----------------------------------------------------------------------------------------------------
 
 
+def line_halves(payload: str | bytes) -> Halves:
+    """A message's line, before and behind its number."""
+    if isinstance(payload, str):
+        return b'["m",', b",%b]\n" % ndjson.encode_json_string(payload)
+    return b'["b",', b',"%b"]\n' % base64.b64encode(payload)
+
+
 def encode_line(frame: Frame) -> bytes:
     """`frame` as a line, its LF included."""
-    if isinstance(frame, Text):
-        return b'["m",%d,%b]\n' % (frame.n, ndjson.encode_json_string(frame.text))
-    if isinstance(frame, Binary):
-        return b'["b",%d,"%b"]\n' % (frame.n, base64.b64encode(frame.data))
+    if isinstance(frame, Message):
+        return around(line_halves(frame.payload), frame.n)
     if isinstance(frame, End):
         return b'["e",%d,%d,%b]\n' % (frame.n, frame.code, ndjson.encode_json_string(frame.reason))
     if isinstance(frame, Ack):
@@ -319,12 +335,12 @@ def decode_websocket(message: str | bytes, max_message: int, hello: ReadHello = 
     """The frame of one WebSocket message; None for a frame this version does not know."""
     if isinstance(message, bytes):
         return _decode_binary(message, max_message)
-    kind, _, rest = message.partition(" ")
-    if kind == "m":
-        number, space, text = rest.partition(" ")
-        if not space:
+    if message.startswith("m ") or message == "m":
+        parts = message.split(" ", 2)
+        if len(parts) < 3:
             raise BadMessage(f"frame 'm' is 'm number text', not {message[:_SHOWN]!r}")
-        return Text(parse_number(number, "number", 1), _text(text, max_message))
+        return Text(parse_number(parts[1], "number", 1), _text(parts[2], max_message))
+    kind, _, rest = message.partition(" ")
     if kind == "a":
         return Ack(parse_number(rest, "ack"))
     if kind == "p":
@@ -355,16 +371,20 @@ def _decode_binary(message: bytes, max_message: int) -> Frame | None:
 # -- server-sent events ------------------------------------------------------------------------------------------------
 
 
+def event_halves(payload: str | bytes) -> Halves:
+    """A message's block, before and behind its number."""
+    fields = sse.text_fields(payload) if isinstance(payload, str) else sse.binary_fields(payload)
+    return fields + b"id: ", b"\n\n"
+
+
 def encode_event(frame: Frame, presented: int = 0) -> bytes:
     """`frame` as a block of an event stream; an acknowledgement has no form there and gives b"".
 
     Every block has an id, so that `Last-Event-ID` is the acknowledgement; hello's is the number the client presented.
     It carries data, since two browser engines ignore the id of a block without.
     """
-    if isinstance(frame, Text):
-        return b"%bid: %d\n\n" % (sse.text_fields(frame.text), frame.n)
-    if isinstance(frame, Binary):
-        return b"%bid: %d\n\n" % (sse.binary_fields(frame.data), frame.n)
+    if isinstance(frame, Message):
+        return around(event_halves(frame.payload), frame.n)
     if isinstance(frame, End):
         reason = ndjson.encode_json_string(frame.reason)
         return b"event: ck-end\ndata: [%d,%b]\nid: %d\n\n" % (frame.code, reason, frame.n)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
@@ -16,7 +15,7 @@ class Doing(Generic[Action]):
 
     def __init__(self, act: Callable[[Action], None]) -> None:
         self._act = act
-        self._todo: deque[Action] = deque()
+        self._todo: list[Action] = []
         self.busy = False
 
     def __call__(self, actions: Iterable[Action]) -> bool:
@@ -25,9 +24,12 @@ class Doing(Generic[Action]):
         if self.busy:
             return False
         self.busy = True
+        done = 0
         try:
-            while self._todo:
-                self._act(self._todo.popleft())
+            while done < len(self._todo):
+                done += 1
+                self._act(self._todo[done - 1])
         finally:
+            del self._todo[:done]
             self.busy = False
         return True

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 
 NEVER = math.inf
 
-#: P4, client 4: attach again after this, doubling, up to that, full jitter.
+#: P4, client 4: attach again after this, doubling, up to that or to a sixth of the grace, full jitter.
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
 
 
-def backoff(failures: int, jitter: float) -> float:
-    """Seconds before the next try after `failures` in a row; `jitter` is drawn from [0, 1)."""
+def backoff(failures: int, jitter: float, grace: float) -> float:
+    """Seconds before the next try after `failures` in a row; `jitter` is drawn from [0, 1).
+
+    Never a large part of the grace, or an outage much shorter than it would be slept over: of the sessions cut off for
+    20 s of 30, delays that double to 30 s lose nearly half (F29).
+    """
     if failures <= 0:
         return 0.0
-    return jitter * min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(failures - 1, 10))
+    return jitter * min(LONGEST_DELAY, grace / 6, FIRST_DELAY * 2.0 ** min(failures - 1, 10))
 
 
 def rotation_delay(fruitless: int, longest: float) -> float:
@@ -38,7 +41,7 @@ class AttachRate:
     def __init__(self, most: int, interval: float) -> None:
         self.most = most
         self.interval = interval
-        self.times: deque[float] = deque()
+        self.times: list[float] = []
         self.last: float | None = None
 
     def refused(self, now: float, *, progress: bool) -> float | None:
@@ -46,7 +49,7 @@ class AttachRate:
         if not self._counts(now, progress=progress):
             return None
         while self.times and self.times[0] <= now - self.interval:
-            self.times.popleft()
+            del self.times[0]
         if len(self.times) < self.most:
             return None
         return min(self.CLOSE_TOGETHER, self.times[0] + self.interval - now)

@@ -53,13 +53,12 @@ class Receiver:
             return Take.DUPLICATE
         if frame.n != self.have + 1:
             return Take.GAP
-        if not isinstance(frame, End) and (
-            frame.n - self.recv > self.window or self.taken_bytes + frame.size > self.window_bytes
-        ):
+        taken_bytes = self.taken_bytes + frame.size
+        if (frame.n - self.recv > self.window or taken_bytes > self.window_bytes) and not isinstance(frame, End):
             return Take.NO_ROOM
         self.have = frame.n
         self.hold.append(frame)
-        self.taken_bytes += frame.size
+        self.taken_bytes = taken_bytes
         return Take.TAKEN
 
     def pull(self) -> Message | None:

@@ -40,6 +40,8 @@ class PollSessions:
 class PollCarrier:
     """One poll.  `spi.Listener` of its exchange, and the session's carrier until it is answered."""
 
+    __slots__ = ("_answer", "_body", "_exchange", "_gone", "_news", "_number", "_session")
+
     def __init__(self, session: Session, exchange: HttpExchange) -> None:
         self._session = session
         self._exchange = exchange
@@ -68,7 +70,7 @@ class PollCarrier:
                 self._exchange.listener = None
         return self._answer
 
-    # -- session.Carrier
+    # -- spi.Carrier
 
     def write(self, frames: tuple[Frame, ...]) -> None:
         self._body = b"".join(map(encode_line, frames))

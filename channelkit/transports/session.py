@@ -16,6 +16,7 @@ from channelkit._lifecycle import NEW
 from channelkit.session.actions import Ended, Finish, Kind, Room, ServerAction, Start, Write
 from channelkit.session.doing import Doing
 from channelkit.session.frames import Frame, Numbered
+from channelkit.session.parcel import Parcel
 from channelkit.session.refusals import Refusal
 from channelkit.session.server import Admitted, Refused, ServerSession
 from channelkit.spi import Carrier, Exchange
@@ -30,6 +31,24 @@ if TYPE_CHECKING:
 class LiveSession:
     """One session on one event loop."""
 
+    __slots__ = (
+        "_armed",
+        "_carriers",
+        "_context",
+        "_deadline",
+        "_direct",
+        "_doing",
+        "_host",
+        "_over",
+        "_pulling",
+        "_sender",
+        "_start",
+        "channel",
+        "loop",
+        "machine",
+        "principal",
+    )
+
     def __init__(
         self,
         machine: ServerSession,
@@ -42,18 +61,20 @@ class LiveSession:
         self.machine = machine
         self.principal = principal
         self.loop = exchange.loop
+        self._sender = machine.sender
         self._host = exchange.host
         self._start = start
         self._over = over
         self._carriers: dict[int, Carrier] = {}
         self._doing = Doing(self._act)
+        self._direct: Callable[[int, Parcel], None] | None = None  # how a message is simply written, if it can be
         self._pulling = False  # until the handler has begun
         self._deadline = Deadline(self.loop, self._tick)
         self._armed = math.inf  # when it fires
         self._context = contextvars.copy_context()
         inner = SessionExchange(self, exchange.config, exchange.loop, exchange.host)
         kind = ProcessedChannel if machine.config.ack == "processed" else SessionChannel
-        self.channel = kind(request, inner, principal)
+        self.channel = kind(request.outliving(), inner, principal)
         self._host.join(self)
         self._arm()
 
@@ -74,10 +95,11 @@ class LiveSession:
 
     def received(self, attachment: int, frame: Frame) -> None:
         """A frame came on a WebSocket."""
-        actions = self.machine.received(attachment, frame, self.loop.time())
+        now = self.loop.time()
+        actions = self.machine.received(attachment, frame, now)
         if actions:
             self.do(actions)
-        self._pull()
+        self._pull(now)
 
     def broke(self, attachment: int, code: int, reason: str) -> None:
         """The peer broke the protocol on this attachment."""
@@ -94,7 +116,7 @@ class LiveSession:
         self.do(result.actions)
         if isinstance(result, Refused):
             return result.refusal
-        self._pull()  # what there is room for enters the inbox before the answer tells of it
+        self._pull(self.loop.time())  # what there is room for enters the inbox before the answer tells of it
         return self.machine.answer(result)
 
     def delete(self, a: int) -> Refusal | None:
@@ -105,12 +127,12 @@ class LiveSession:
 
     # -- what the channel and its exchange ask
 
-    def send(self, payload: str | bytes) -> None:
-        actions = self.machine.send(payload, self.loop.time())
-        if len(actions) == 1 and not self._doing.busy:  # one frame on an open carrier: no deadline comes nearer by it
-            self._act(actions[0])
-        else:
-            self.do(actions)
+    def send(self, parcel: Parcel) -> None:
+        """Number a message and write it, if there is where."""
+        if (direct := self._direct) is None:
+            self.do(self.machine.send(parcel.payload, self.loop.time()))
+        else:  # no deadline comes nearer by it
+            direct(self._sender.number(parcel.payload, parcel.size, self.loop.time()), parcel)
 
     def processed(self) -> None:
         """The application is through with the oldest message it has (ack="processed")."""
@@ -136,7 +158,7 @@ class LiveSession:
         """The inbox is full, or has room again."""
         self._pulling = on
         if on:
-            self.loop.call_soon(self._pull)
+            self.loop.call_soon(self._pull_soon)
 
     def going_away(self, now: bool) -> None:
         """The host stops: close in order with 1001 while there is time, else at once."""
@@ -151,7 +173,11 @@ class LiveSession:
 
     def do(self, actions: list[ServerAction]) -> None:
         """Do what the machine says, in order, before it is asked anything else."""
+        self._direct = None
         if self._doing(actions):
+            current = self.machine.attachment
+            if current is not None and current.kind is not Kind.POLL:
+                self._direct = getattr(self._carriers.get(current.number), "message", None)
             self._arm()
 
     def _act(self, action: ServerAction) -> None:
@@ -177,7 +203,7 @@ class LiveSession:
         if self.channel._phase == NEW:
             # Whatever request came first: the handler lives in the context of the session's creation.
             self._context.run(self._start, self.channel)
-        self.loop.call_soon(self._pull)
+        self.loop.call_soon(self._pull_soon)
 
     def _end(self, ending: Ending) -> None:
         self._deadline.cancel()
@@ -185,12 +211,22 @@ class LiveSession:
         self._host.leave(self)
         self._over(self)
 
-    def _pull(self) -> None:
-        if self.machine.over:
+    def _pull_soon(self) -> None:
+        self._pull(self.loop.time())
+
+    def _pull(self, now: float) -> None:
+        """Give the channel what it takes, and tell the machine that this is all for now."""
+        machine = self.machine
+        if machine.over:
             return
-        while self._pulling and (message := self.machine.pull()) is not None:
+        hold = machine.receiver.hold
+        while hold and self._pulling and (message := machine.pull()) is not None:
             self.channel._received(message.payload)
-        self.do(self.machine.settle(self.loop.time()))
+        actions = machine.settle(now)
+        if actions:
+            self.do(actions)
+        elif machine.ack_at < self._armed:
+            self._arm()
 
     def _tick(self) -> None:
         self._armed = math.inf

@@ -5,39 +5,32 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Awaitable, Callable, Hashable
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
+
+import anyio
 
 from channelkit.channel import Channel
 from channelkit.http import Response
 from channelkit.session.actions import Attached, Detached, ServerAction
 from channelkit.session.frames import check_payload
-from channelkit.session.server import ServerSession
+from channelkit.session.parcel import Parcel
 from channelkit.spi import Exchange
 
 if TYPE_CHECKING:
     from channelkit._loop import Loop
-    from channelkit.config import Config
+    from channelkit.config import Config, SessionConfig
     from channelkit.http import Request
     from channelkit.session.ending import Ending
     from channelkit.spi import Host
     from channelkit.transports.session import LiveSession
 
-FULL = 1 << 62  # unsent bytes of a window whose messages are used up
 
-
-class _Unacknowledged:
-    """A session's outbox: what the peer has not acknowledged, against the window."""
-
-    def __init__(self, machine: ServerSession) -> None:
-        self._machine = machine
-
-    @property
-    def unsent(self) -> int:
-        sender = self._machine.sender
-        if not sender.frames:
-            return 0
-        return sender.bytes + 1 if sender.sent - sender.acked < sender.window else FULL
+@lru_cache
+def _with_window(config: Config, terms: SessionConfig) -> Config:
+    """The window is the mark: a message of any allowed size fits where `send` need not wait.  Sessions share it."""
+    soft_mark = max(1, terms.window_bytes - terms.max_message)
+    return dataclasses.replace(config, soft_mark=soft_mark, hard_mark=terms.window_bytes)
 
 
 class SessionExchange(Exchange):
@@ -49,14 +42,8 @@ class SessionExchange(Exchange):
         self.session = session
         self.loop = loop
         self.host = host
-        terms = session.machine.config
-        # The window is the mark: a message of any allowed size fits where `send` need not wait.
-        self.config = dataclasses.replace(
-            config,
-            soft_mark=max(1, terms.window_bytes - terms.max_message),
-            hard_mark=terms.window_bytes,
-        )
-        self.outbox = _Unacknowledged(session.machine)
+        self.config = _with_window(config, session.machine.config)
+        self.outbox = session.machine.sender  # what the peer has not acknowledged, against the window
 
     def want_room(self) -> None:
         self.session.blocked()
@@ -78,7 +65,16 @@ class SessionChannel(Channel):
     `session_id` is public; `principal` is what `authenticate` gave.
     """
 
-    __slots__ = ("_detached", "_listeners", "_session", "principal", "session_id")
+    __slots__ = (
+        "_detached",
+        "_format",
+        "_listeners",
+        "_max_message",
+        "_sender",
+        "_session",
+        "principal",
+        "session_id",
+    )
 
     transport = "session"
 
@@ -87,6 +83,9 @@ class SessionChannel(Channel):
         self._session = exchange.session
         self._detached = False  # on_detach was told, on_attach not yet
         self._listeners: dict[type[ServerAction], Callable[[], Any]] = {}
+        self._sender = self._session.machine.sender
+        self._max_message = self._session.machine.config.max_message
+        self._format = f"session, at most {self._max_message}"  # a str, whose hash is made once
         self.session_id = self._session.machine.sid
         self.principal = principal
 
@@ -134,18 +133,21 @@ class SessionChannel(Channel):
 
     # -- hooks
 
+    @property
+    def _wire_format(self) -> Hashable | None:
+        return self._format
+
     def _encode(self, data: Any) -> Any:
-        payload: Any = data
-        if isinstance(data, Response):
-            payload = data.body
-        elif isinstance(data, dict):
-            payload = data.get("body", data)
-        if isinstance(payload, bytearray | memoryview):
-            payload = bytes(payload)
-        return _Payload(payload, check_payload(payload, self._session.machine.config.max_message))
+        payload = data if isinstance(data, str) else _payload_of(data)
+        return Parcel(payload, check_payload(payload, self._max_message))
+
+    def _accept_nowait(self, wire: Any, last: bool = False) -> None:
+        if self._senders or not self._sender.has_room(wire.size):
+            raise anyio.WouldBlock
+        self._accept(wire, last)
 
     def _write(self, wire: Any, last: bool) -> None:
-        self._session.send(wire.payload)
+        self._session.send(wire)
 
     def _finish(self, code: int, reason: str) -> None:
         self._session.close(code, reason)
@@ -159,17 +161,14 @@ class SessionChannel(Channel):
         self._ended(info.status, info.code, info.reason, info.by, delivered=info.delivered, unsent=info.unsent)
 
 
-class _Payload:
-    """The wire form: numbers are given when it is written, and forms when it is carried."""
-
-    __slots__ = ("payload", "size")
-
-    def __init__(self, payload: str | bytes, size: int) -> None:
-        self.payload = payload
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
+def _payload_of(data: Any) -> Any:
+    """What of `data` a session carries; `check_payload` judges it."""
+    payload: Any = data
+    if isinstance(data, Response):
+        payload = data.body
+    elif isinstance(data, dict):
+        payload = data.get("body", data)
+    return bytes(payload) if isinstance(payload, bytearray | memoryview) else payload
 
 
 class ProcessedChannel(SessionChannel):

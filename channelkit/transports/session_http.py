@@ -9,6 +9,7 @@ from channelkit.http import Response
 from channelkit.responding import ANSWERED, Answered
 from channelkit.session.actions import Finish, Kind
 from channelkit.session.codec import encode_answer, encode_event, encode_line
+from channelkit.session.parcel import Parcel
 from channelkit.session.refusals import Refusal, for_events
 from channelkit.spi import SPI_VERSION, HttpExchange, HttpWire
 
@@ -67,6 +68,8 @@ class StreamSessions:
 class StreamCarrier:
     """One streaming response.  `spi.Listener` of its exchange, and the session's carrier until either ends."""
 
+    __slots__ = ("_encode", "_exchange", "_fields", "_form", "_kind", "_number", "_session")
+
     def __init__(
         self,
         session: Session,
@@ -81,8 +84,10 @@ class StreamCarrier:
         self._fields = fields
         self._number: int | None = None
         self._encode: Callable[[Frame], bytes] = encode_line
+        self._form = Parcel.line
         if kind is Kind.EVENTS:
             self._encode = lambda frame: encode_event(frame, presented)
+            self._form = Parcel.event
 
     def begin(self, a: int, ack: int) -> Refusal | None:
         """Attach: the head and everything pending are written then.  A refusal is the caller's to answer."""
@@ -97,13 +102,16 @@ class StreamCarrier:
             self._exchange.loop.call_soon(self.lost, None)
         return None
 
-    # -- session.Carrier
+    # -- spi.QuickCarrier
 
     def write(self, frames: tuple[Frame, ...]) -> None:
         if not self._exchange.started:
             content_type = EVENTS if self._kind is Kind.EVENTS else NDJSON
             self._exchange.start(200, [content_type, *UNBUFFERED, *self._fields], None)
         self._exchange.write(HttpWire(b"".join(map(self._encode, frames))))
+
+    def message(self, n: int, parcel: Parcel) -> None:
+        self._exchange.write(HttpWire(self._form(parcel, n)))
 
     def finish(self, action: Finish) -> None:
         if not self._exchange.ended:

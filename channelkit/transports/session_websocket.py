@@ -17,6 +17,7 @@ from channelkit.session.refusals import Refusal
 from channelkit.spi import SPI_VERSION, WebSocketExchange
 
 if TYPE_CHECKING:
+    from channelkit.session.parcel import Parcel
     from channelkit.spi import Session, Visit
 
 POLICY_VIOLATION = 1008
@@ -48,6 +49,19 @@ class WebSocketCarrier:
     `welcome(hello)` finds or makes the session of a hello, or says why not.
     """
 
+    __slots__ = (
+        "_exchange",
+        "_max_message",
+        "_number",
+        "_over",
+        "_patience",
+        "_secret",
+        "_session",
+        "_text",
+        "_welcome",
+        "_write",
+    )
+
     def __init__(
         self,
         exchange: WebSocketExchange,
@@ -56,6 +70,7 @@ class WebSocketCarrier:
         hello_timeout: float,
     ) -> None:
         self._exchange = exchange
+        self._text, self._write = exchange.text, exchange.write
         self._welcome = welcome
         self._max_message = max_message
         self._session: Session | None = None
@@ -66,7 +81,7 @@ class WebSocketCarrier:
         self._patience.set(hello_timeout)
         exchange.listener = self
 
-    # -- session.Carrier
+    # -- spi.QuickCarrier
 
     def write(self, frames: tuple[Frame, ...]) -> None:
         exchange = self._exchange
@@ -75,6 +90,13 @@ class WebSocketCarrier:
                 frame, self._secret = replace(frame, secret=self._secret), None  # told once, to who made the session
             message = encode_websocket(frame)
             exchange.write(exchange.text(message) if isinstance(message, str) else exchange.binary(message))
+
+    def message(self, n: int, parcel: Parcel) -> None:
+        payload = parcel.payload
+        if isinstance(payload, str):
+            self._write(self._text(f"m {n} {payload}"))
+        else:
+            self._write(self._exchange.binary(b"m %d %b" % (n, payload)))
 
     def finish(self, action: Finish) -> None:
         if action.refusal is not None and action.refusal.status == 409:

@@ -213,7 +213,7 @@ class Page:
         try:
             return self.evaluate(expression)
         except BrowserError as error:
-            if "context was destroyed" in str(error) or "Cannot find" in str(error):
+            if any(word in str(error) for word in ("context was destroyed", "Cannot find", "navigated")):
                 return None  # the page is navigating
             raise
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from channelkit.session import actions as act
 from channelkit.session.actions import ClientAction, Kind
 from channelkit.session.client import ClientConfig, ClientSession, Link
@@ -53,11 +55,30 @@ def test_creation() -> None:
     assert (other.sid, other.secret) == ("S", "K")
 
 
+@pytest.mark.parametrize("jitter", [0.0, 0.5, 0.999])
+@pytest.mark.parametrize("outage", [5.0, 15.0, 24.9])
+def test_an_outage_shorter_than_the_grace_is_not_slept_over(outage: float, jitter: float) -> None:
+    """F29: whatever the dice say, a client that failed until then tries again before its grace is over."""
+    machine = client(STREAM, jitter=jitter)
+    machine.received(machine.attachment, HELLO, 0.0)
+    machine.ended(machine.attachment, 0.0)
+    now = 0.0
+    while now < outage:
+        now = max(machine.deadline, now + 0.01)
+        machine.tick(now)
+        if now < outage and machine.link is not Link.NONE:
+            machine.ended(machine.attachment, now)
+    assert now < TERMS.grace
+    assert machine.ending is None
+    assert machine.link is Link.SENT
+
+
 def test_back_off() -> None:
-    """0.5 s doubling to 30 s with full jitter; progress starts it anew, and so do 30 s attached."""
-    assert [backoff(failures, 1.0) for failures in range(9)] == [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
-    assert backoff(3, 0.25) == 0.5
-    assert backoff(10**6, 1.0) == 30.0
+    """0.5 s doubling to a sixth of the grace with full jitter; progress starts it anew, and so do 30 s attached."""
+    assert [backoff(failures, 1.0, 30.0) for failures in range(7)] == [0.0, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+    assert backoff(8, 1.0, 600.0) == 30.0
+    assert backoff(3, 0.25, 30.0) == 0.5
+    assert backoff(10**6, 1.0, 30.0) == 5.0
     machine = client(STREAM, jitter=0.99)
     now, delays = 0.0, []
     for _ in range(5):
@@ -66,7 +87,7 @@ def test_back_off() -> None:
         now = machine.deadline
         machine.tick(now)
         machine.received(machine.attachment, HELLO, now)
-    assert delays == [0.495, 0.99, 1.98, 3.96, 7.92]
+    assert delays == [0.495, 0.99, 1.98, 3.96, 4.95]
     machine.received(machine.attachment, Text(1, "m"), now)
     machine.ended(machine.attachment, now)
     assert round(machine.deadline - now, 3) == 0.495

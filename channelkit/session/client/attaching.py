@@ -223,7 +223,7 @@ class Attaching:
     def fail(self, now: float, retry_after: float = 0.0) -> None:
         """Back off."""
         self._failures += 1
-        self.retry_at = now + max(retry_after, backoff(self._failures, self._jitter()))
+        self.retry_at = now + max(retry_after, backoff(self._failures, self._jitter(), self._instance.terms.grace))
 
     def again(self, now: float, actions: Actions) -> None:
         """Attach again if it is time and nothing is in the way."""

@@ -31,7 +31,7 @@ class Instance:
 
     def owns(self, hello: Hello, sender: Sender) -> bool:
         """Whether the numbers hello has received can only be this instance's and its predecessors'."""
-        have = hello.recv if hello.have is None else hello.have
+        have = max(hello.recv, hello.have or 0)  # `have` is never below `recv`, says a server that tells the truth
         if have > sender.sent:
             return False
         if self.had_hello or have <= max(sender.acked, self.verified):
@@ -50,6 +50,6 @@ class Instance:
     def save(self, sender: Sender, recv: int) -> Saved:
         """The state for a successor, once there is a `sid`."""
         assert self.sid is not None
-        frames = tuple(sender.frames)
+        frames = sender.frames
         line = self.a if self.had_hello else self.line
         return Saved(self.sid, self.secret, self.a, recv, sender.sent, sender.acked, frames, line, self.verified)

@@ -19,7 +19,19 @@ from channelkit.session.actions import Attached, Delete, Kind, Room
 from channelkit.session.client.attaching import Link
 from channelkit.session.client.state import Actions, ClientState
 from channelkit.session.ending import ENDED, KILLED, LOST
-from channelkit.session.frames import Ack, Binary, End, Frame, Hello, Message, Numbered, Ping, Text
+from channelkit.session.frames import (
+    Ack,
+    Binary,
+    End,
+    Frame,
+    Hello,
+    Message,
+    Numbered,
+    Ping,
+    Text,
+    numbered,
+    payload_size,
+)
 from channelkit.session.pacing import NEVER
 from channelkit.session.receiver import Take
 
@@ -203,9 +215,9 @@ class ClientSession(ClientState):
             self.uplink.taken = max(self.uplink.taken, post.frames[-1].n if post.frames else 0)
             self._acknowledged(ack, now, actions)
             if self.sender.acked < self.uplink.taken:
-                self.uplink.wait(now)  # taken, but not in the inbox yet: ask again later
+                self.uplink.wait(now, self.terms.grace)  # taken, but not in the inbox yet: ask again later
         elif not self._post_refused(status, code, ack, now, actions):
-            self.uplink.wait(now, retry_after)
+            self.uplink.wait(now, self.terms.grace, retry_after)
         if self.ending is None:
             self.saying.owe_ack(now, actions)
             self.saying.post(now, actions)
@@ -232,7 +244,8 @@ class ClientSession(ClientState):
     def send(self, payload: str | bytes, now: float) -> Actions:
         """Number a message and send it if that is possible now.  The caller looked at `is_open` and `has_room`."""
         actions: Actions = []
-        self.saying.say(self.sender.number(payload), now, actions)
+        frame = numbered(self.sender.number(payload, payload_size(payload), now), payload)
+        self.saying.say(frame, now, actions)
         return actions
 
     def pull(self) -> Message | None:

@@ -76,7 +76,7 @@ class Saying:
         """Behind a hello: everything the server is not known to have."""
         if not self._attaching.by_websocket:
             self.post(now, actions)
-        elif frames := self._sender.after(max(self._sender.acked, self.uplink.taken)):
+        elif frames := tuple(self._sender.after(max(self._sender.acked, self.uplink.taken))):
             self._write(frames, now, actions)
 
     def _write(self, frames: tuple[Numbered | Ack, ...], now: float, actions: Actions) -> None:
@@ -127,14 +127,17 @@ class Saying:
             return self._attaching.link is Link.NONE
         return self._life.ending is None and not self._attaching.by_websocket
 
-    def _batch(self) -> tuple[Numbered, ...]:
+    @property
+    def _owes(self) -> bool:
+        """Whether there are messages to post."""
         if self.farewell or (self.peer_closing and self._life.closing is None):
-            return ()
-        return self.uplink.batch(self._sender, self._config.batch_bytes)
+            return False
+        return self.uplink.owes(self._sender)
 
-    def _due_at(self, frames: tuple[Numbered, ...]) -> float:
+    @property
+    def _due_at(self) -> float:
         """When a batch is due, back-off aside: now if there are messages or a question."""
-        if frames or self.farewell or (self.uplink.failures and self.uplink.asks(self._sender)):
+        if self._owes or self.farewell or (self.uplink.failures and self.uplink.asks(self._sender)):
             return 0.0
         return min(self.acks.at, self._contact_at)
 
@@ -147,17 +150,16 @@ class Saying:
 
     def post(self, now: float, actions: Actions) -> None:
         """POST what is owed: messages, else an empty batch if an acknowledgement or a contact is due."""
-        if self._may_post and now >= self.uplink.not_before:
-            frames = self._batch()
-            if now >= self._due_at(frames):
-                self.acks.at = NEVER
-                until = now + self._config.post_timeout
-                actions.append(self.uplink.begin(self._instance.a, self.ack, frames, until))
+        if self._may_post and now >= max(self.uplink.not_before, self._due_at):
+            frames = self.uplink.batch(self._sender, self._config.batch_bytes) if self._owes else ()
+            self.acks.at = NEVER
+            until = now + self._config.post_timeout
+            actions.append(self.uplink.begin(self._instance.a, self.ack, frames, until))
 
     def failed(self, now: float, actions: Actions) -> None:
         """The batch got no answer, or none that is ours."""
         self.uplink.landed()
-        self.uplink.wait(now)
+        self.uplink.wait(now, self._instance.terms.grace)
         if self._life.ending is None:
             self.owe_ack(now, actions)
 
@@ -168,7 +170,7 @@ class Saying:
         """When `tick` must be called at the latest."""
         first = self.uplink.until
         if self._may_post:
-            first = min(first, max(self.uplink.not_before, self._due_at(self._batch())))
+            first = min(first, max(self.uplink.not_before, self._due_at))
         if self._life.ending is None and self._attaching.by_websocket:
             first = min(first, self.acks.at)
         return first

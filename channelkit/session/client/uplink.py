@@ -37,7 +37,11 @@ class Uplink:
 
     def asks(self, sender: Sender) -> bool:
         """Whether everything kept was taken and an acknowledgement is awaited: an empty batch asks for it."""
-        return bool(sender.frames) and self.taken >= sender.sent
+        return not sender.empty and self.taken >= sender.sent
+
+    def owes(self, sender: Sender) -> bool:
+        """Whether a batch would hold anything."""
+        return not sender.empty and self.taken < sender.sent
 
     def begin(self, a: int, ack: int, frames: tuple[Numbered, ...], until: float) -> Post:
         """The next batch, now in flight."""
@@ -54,10 +58,10 @@ class Uplink:
         self.until = NEVER
         return post
 
-    def wait(self, now: float, least: float = 0.0) -> None:
+    def wait(self, now: float, grace: float, least: float = 0.0) -> None:
         """Back off: the next batch not before that."""
         self.failures += 1
-        self.not_before = now + max(least, backoff(self.failures, self.jitter()))
+        self.not_before = now + max(least, backoff(self.failures, self.jitter(), grace))
 
     def progress(self) -> None:
         """Something was acknowledged: no reason to wait."""

@@ -19,7 +19,7 @@ class Attachment:
     ack: int
     since: float
     heard: float
-    wrote: float
+    wrote: float  # something that has no number
     until: float  # poll: answer by then; stream: rotate by then
 
     @property
@@ -32,11 +32,14 @@ class Attachment:
         """Whether an acknowledgement can be written on it: not on a poll, whose answer is one, nor as an event."""
         return self.kind is Kind.STREAM or self.kind is Kind.WEBSOCKET
 
-    def ping_at(self, config: SessionConfig) -> float:
-        """When a sign of life is due: a stream speaks by itself, an idle WebSocket is asked for one."""
+    def ping_at(self, numbered_at: float, config: SessionConfig) -> float:
+        """When a sign of life is due: a stream speaks by itself, an idle WebSocket is asked for one.
+
+        `numbered_at`: when the last number was given, which is when it was written here.
+        """
         if self.kind is Kind.POLL:
             return NEVER
-        last = max(self.heard, self.wrote) if self.kind is Kind.WEBSOCKET else self.wrote
+        last = max(self.wrote, numbered_at, self.heard if self.kind is Kind.WEBSOCKET else 0.0)
         return last + config.ping
 
     def silent_at(self, config: SessionConfig) -> float:

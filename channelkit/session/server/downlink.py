@@ -83,7 +83,7 @@ class Downlink:
             self.acks.tell(self._receiver)
             actions.append(Write(number, (hello, *self._sender.after(ack))))
             self._rotate_after_end(now, actions)
-        elif self._sender.frames or wait <= 0:
+        elif not self._sender.empty or wait <= 0:
             self._answer_poll(hello if wait <= 0 else self._short_hello(), now, actions)
         return number
 
@@ -96,7 +96,7 @@ class Downlink:
         assert attachment is not None
         frames: list[Frame] = [hello]
         size = 0
-        for frame in self._sender.frames:
+        for frame in self._sender.after(0):
             if size and size + frame.size > self.config.poll_bytes:
                 break
             frames.append(frame)
@@ -115,7 +115,6 @@ class Downlink:
         if current.kind is Kind.POLL:
             self._answer_poll(self._short_hello(), now, actions)
             return
-        current.wrote = now
         actions.append(Write(current.number, (frame,)))
         self._rotate_after_end(now, actions)
 
@@ -132,7 +131,7 @@ class Downlink:
             return
         if self.acks.is_much(self._receiver.recv, self._receiver):
             self.say_ack(now, actions)
-        else:
+        elif self.acks.at == NEVER:
             self.acks.soon(now)
 
     def say_ack(self, now: float, actions: Actions) -> None:
@@ -187,9 +186,10 @@ class Downlink:
         current = self.attachment
         if current is None:
             return first
-        return min(
-            first, current.ping_at(self.config), current.silent_at(self.config), current.until, self._early(current)
-        )
+        return min(first, self._ping_at(current), current.silent_at(self.config), current.until, self._early(current))
+
+    def _ping_at(self, current: Attachment) -> float:
+        return current.ping_at(self._sender.numbered_at, self.config)
 
     def _early(self, current: Attachment) -> float:
         return self.turnover.early(current.since) if current.is_stream else NEVER
@@ -207,6 +207,6 @@ class Downlink:
             self.finish(now, actions, 1001, "silent")
         elif now >= current.until or now >= self._early(current):
             self.finish(now, actions)
-        elif now >= current.ping_at(self.config):
+        elif now >= self._ping_at(current):
             current.wrote = now
             actions.append(Write(current.number, (Ping(),)))

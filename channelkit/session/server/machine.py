@@ -16,7 +16,7 @@ from channelkit.session import admission, refusals
 from channelkit.session.actions import Ended, Kind, Room, ServerAction, Start
 from channelkit.session.admission import Standing
 from channelkit.session.ending import ABANDONED, ENDED, KILLED, Ending, Outcome
-from channelkit.session.frames import Ack, Binary, End, Frame, Hello, Message, Numbered, Ping, Terms, Text
+from channelkit.session.frames import Ack, End, Frame, Hello, Message, Numbered, Ping, Terms, numbered, payload_size
 from channelkit.session.life import Life
 from channelkit.session.pacing import NEVER
 from channelkit.session.receiver import Receiver, Take
@@ -68,6 +68,11 @@ class ServerSession:
     def closing(self) -> End | None:
         """Our own end, once it is numbered."""
         return self.life.closing
+
+    @property
+    def ack_at(self) -> float:
+        """When an acknowledgement is due: what `pull` and `settle` may move nearer, and nothing else."""
+        return self.downlink.acks.at
 
     @property
     def attachment(self) -> Attachment | None:
@@ -147,7 +152,7 @@ class ServerSession:
         if current is None:
             return actions
         current.heard = now
-        if isinstance(frame, Text | Binary | End):
+        if isinstance(frame, Numbered):
             self._receive(frame, now, actions)
         elif isinstance(frame, Ack):
             if frame.n > self.sender.sent:
@@ -247,9 +252,14 @@ class ServerSession:
     # -- the application -----------------------------------------------------------------------------------------------
 
     def send(self, payload: str | bytes, now: float) -> Actions:
-        """Number a message and write it if there is an attachment.  The caller looked at `is_open` and `has_room`."""
+        """Number a message and write it if there is an attachment.  The caller looked at `is_open` and `has_room`.
+
+        Where a stream or a WebSocket is attached, `sender.number` is all of it, for a caller who writes that message
+        there himself: the way of nearly all of them, which makes nothing besides.
+        """
         actions: Actions = []
-        self.downlink.write(self.sender.number(payload), now, actions)
+        n = self.sender.number(payload, payload_size(payload), now)
+        self.downlink.write(numbered(n, payload), now, actions)
         return actions
 
     def blocked(self, now: float) -> Actions:
@@ -268,23 +278,19 @@ class ServerSession:
     def settle(self, now: float) -> Actions:
         """After pulling: the peer's end takes effect, acknowledgements go out in time."""
         actions: Actions = []
-        if self.ending is None and (end := self.receiver.pull_end()) is not None:
+        if self.receiver.hold and (end := self.receiver.pull_end()) is not None:
             self.downlink.say_ack(now, actions)
             self._end(ENDED, "peer", end.code, end.reason, now, actions)
-        elif self._owes:
+        elif self.receiver.recv > self.downlink.acks.told:
             self.downlink.owe_ack(now, actions)
         return actions
-
-    @property
-    def _owes(self) -> bool:
-        return self.receiver.recv > self.downlink.acks.told
 
     def close(self, code: int, reason: str, now: float, timeout: float | None = None) -> Actions:
         """Close in order: everything numbered, then the end; over when the peer confirms or at the timeout."""
         actions: Actions = []
         if not self.is_open:
             return actions
-        if self._owes:
+        if self.receiver.recv > self.downlink.acks.told:
             self.downlink.say_ack(now, actions)  # or the peer would count what arrived among what may be lost
         end = self.life.closing = self.sender.end(code, reason)
         self.life.close_at = now + (self.config.grace if timeout is None else timeout)

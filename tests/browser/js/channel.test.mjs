@@ -289,6 +289,16 @@ test("a hidden page keeps its state, since it may be discarded without a word; s
   assert.equal(storage.size, 0);
 });
 
+test("what was taken from a hidden page is not put back by it", async () => {
+  const storage = new Store();
+  const { page } = await attached({ state: storage });
+  page.show("hidden");
+  const next = stage({ state: storage });
+  assert.ok(next.channel.resumed);
+  page.document.dispatchEvent(new Event("freeze")); // saves again
+  assert.equal(storage.size, 0);
+});
+
 test("keepalive carries 60 KiB at most, whole lines from the first", async () => {
   const { requests, channel, page } = await attached({}, { secret: "K", window: [100, 1 << 20], max: 30000 });
   for (const letter of "abc") await channel.send(letter.repeat(25000));
