@@ -16,7 +16,6 @@ from channelkit.demo import Chat
 sys.path.insert(0, str(Path(__file__).parent))
 
 import cdp
-
 from proxy import CuttingProxy
 
 pytestmark = pytest.mark.xdist_group("chromium")  # the browser is started once, not once a core
