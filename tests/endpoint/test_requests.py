@@ -362,6 +362,23 @@ def test_authenticate_sees_every_request(where: str, backend: Backend) -> None:
     run(endpoint_of(handler, authenticate=authenticate), where, backend, talk)
 
 
+@pytest.mark.parametrize("principal", [False, {"name": "ann"}, ("ann", [])])
+def test_what_is_no_principal(
+    principal: Any, where: str, backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`authenticate=is_valid`, and what cannot be compared: nobody gets in by mistake, and the log names the cure."""
+
+    async def talk(site: Site) -> None:
+        assert (await site.create(Origin="https://friend.example")).status == 500
+        assert (await site.ask("GET", "/room", Accept="text/event-stream")).status == 500
+
+    endpoint = endpoint_of(authenticate=lambda request: principal, origins=["https://friend.example"])
+    run(endpoint, where, backend, talk)
+    told = [str(one.exc_info[1]) for one in caplog.records if one.exc_info]
+    assert len(told) == 2
+    assert all("return" in one and "authenticate returned" in one for one in told)
+
+
 def test_no_secret_in_any_log_line(where: str, backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing that is logged while sessions live, fail and end holds a secret, whatever the level."""
     caplog.set_level(logging.DEBUG)
@@ -524,6 +541,23 @@ def test_limits_of_sessions(where: str, backend: Backend) -> None:
         assert (await site.create()).status == 503
 
     run(endpoint_of(session=SessionConfig(max_sessions=1)), where, backend, talk_again)
+
+
+def test_ended_sessions_are_remembered_within_a_bound(where: str, backend: Backend) -> None:
+    """Who makes and deletes without end fills no memory: as many ends are remembered as sessions may be open."""
+
+    async def talk(site: Site) -> None:
+        ended = []
+        for _ in range(5):
+            await site.create()
+            assert (await site.session("DELETE")).status == 204
+            ended.append((site.sid, site.secret))
+        statuses = []
+        for site.sid, site.secret in ended:
+            statuses.append((await site.poll()).status)
+        assert statuses == [404, 404, 410, 410, 410]
+
+    run(endpoint_of(session=SessionConfig(max_sessions=3)), where, backend, talk)
 
 
 def test_an_abandoned_session_ends_by_its_grace(where: str, backend: Backend) -> None:

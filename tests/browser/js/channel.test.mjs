@@ -188,7 +188,9 @@ test("with a cookie scripts never keep the secret, EventSource carries the strea
   sources[1].onerror({}); // without hello: an EventSource does not say what the answer was
   channel.switchTransport("events");
   assert.equal(sources.length, 2);
-  requests.at(-1).answer(204);
+  requests.at(-1).answer(204); // over, or another's: a batch of nothing is told which
+  await settled();
+  requests.at(-1).answer(409, { code: "superseded", reason: "another instance of this client took over" });
   assert.equal((await channel.closed).outcome, "superseded");
 });
 
