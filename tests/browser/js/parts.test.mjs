@@ -38,6 +38,18 @@ test("a transport that never worked is left at once, one that did after three fa
   assert.equal(ladder.climbAt, Infinity);
 });
 
+test("a transport that was asked for is not climbed away from, and those behind it are tried after it", () => {
+  const ladder = new Ladder(["websocket", "stream", "poll"]);
+  ladder.attached("websocket", 0);
+  ladder.prefer("poll");
+  ladder.attached("poll", 1);
+  assert.equal(ladder.climbAt, Infinity);
+  assert.equal(ladder.best, "poll");
+  assert.deepEqual([1, 2, 3].map(() => ladder.failed("poll")), ["poll", "poll", "websocket"]);
+  ladder.prefer("events"); // one that was not among them
+  assert.deepEqual(ladder.kinds, ["events", "poll", "websocket", "stream"]);
+});
+
 test("sizes are those of UTF-8, and lone surrogates are seen", () => {
   const texts = ["", "a", "\x7f\x80", "é", "߿ࠀ", "€", "😀", "a😀b", "\u{10ffff}", "\uffff"];
   for (const text of texts) assert.equal(utf8Size(text), Buffer.byteLength(text), text);
