@@ -33,6 +33,8 @@ from channelkit.wire import ndjson
 
 WAYS = {Kind.POLL: "poll", Kind.STREAM: "stream", Kind.EVENTS: "events"}
 NDJSON = (("Content-Type", "application/x-ndjson"),)
+#: Whoever says it, with whatever body: the same batch will never pass.
+TOO_LARGE = 413
 #: Close codes that are refusals: 4000 and a status (docs/protocol.md).
 REFUSED = range(4400, 4600)
 
@@ -159,7 +161,7 @@ class Connections:
         except (*FAILURES, TimeoutError):
             pass
         now = anyio.current_time()
-        if (status == 200 and ack is not None) or code is not None:
+        if (status == 200 and ack is not None) or code is not None or status == TOO_LARGE:
             self._channel.do(machine.posted(action.number, status, code, ack, now, retry_after))
         else:
             self._channel.do(machine.post_failed(action.number, now))  # none, cut, or a proxy's own

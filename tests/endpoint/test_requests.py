@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import anyio
@@ -19,6 +22,7 @@ from channelkit import (
     SessionConfig,
     reject,
 )
+from channelkit.spi import Exchange
 from channelkit.testing.clock import BACKENDS, Backend
 from channelkit.testing.host import Refused, read_all
 from tests.endpoint.site import HOSTS, Answer, Site, echo, endpoint_of, run
@@ -55,6 +59,35 @@ def test_create_post_poll_delete(where: str, backend: Backend) -> None:
         assert (await site.poll(3)).json["code"] == "unknown"
 
     run(endpoint_of(), where, backend, talk)
+
+
+def test_a_session_keeps_nothing_of_the_connection_that_made_it(where: str, backend: Backend) -> None:
+    """Its request says what was asked for, for as long as the session lives; the connection is free to go."""
+
+    async def talk(site: Site) -> None:
+        await site.create()
+        await site.poll()
+        channel = endpoint.session(site.sid)
+        assert channel is not None
+        assert channel.request.path == "/room/ck"
+        assert await channel.request.body() == b""
+        assert not any(isinstance(one, Exchange) for one in reachable(channel.request))
+
+    endpoint = endpoint_of()
+    run(endpoint, where, backend, talk)
+
+
+def reachable(start: object) -> Iterator[object]:
+    """Everything that `start` keeps alive, but for classes, functions and modules, which live anyway."""
+    seen: dict[int, object] = {}
+    found = [start]
+    while found:
+        one = found.pop()
+        if id(one) in seen or isinstance(one, type | ModuleType) or callable(one):
+            continue
+        seen[id(one)] = one
+        yield one
+        found += gc.get_referents(one)
 
 
 def test_a_poll_waits_for_a_message(where: str, backend: Backend) -> None:
@@ -138,6 +171,45 @@ def test_a_session_moves_to_a_websocket_and_back(where: str, backend: Backend) -
         assert [one for one in seen if one not in ("attached", "detached")] == ["one", "two", "three"]
 
     run(endpoint_of(handler), where, backend, talk)
+
+
+def test_detached_by_the_application(where: str, backend: Backend) -> None:
+    """`detach` ends what carries the session, behind what was written, and nothing else; False if nothing does."""
+
+    async def talk(site: Site) -> None:
+        await site.create()
+        await site.session("POST", "?n=1", b"one")
+        channel = endpoint.session(site.sid)
+        assert channel is not None
+        assert not channel.detach()
+        stream = await site.open("/stream?ack=0")
+        received = b""
+        while b'"one"' not in received:
+            received += await stream.receive()
+        channel.send_nowait("two")
+        assert channel.detach()
+        while not received.endswith(b"\r\n0\r\n\r\n"):
+            received += await stream.receive()
+        assert b'["m",2,"two"]' in received
+        assert not channel.detach()
+        peer = await site.host.websocket(f"/room/ck/{site.sid}/ws", subprotocols=["ck.v1"])
+        await peer.send(f'h {{"v":1,"secret":"{site.secret}","recv":2}}')
+        assert str(await peer.receive()).startswith("h {")
+        assert channel.detach()
+        closed = await peer.receive()
+        assert isinstance(closed, CloseConnection)
+        assert (closed.code, closed.reason) == (1012, "detached")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(waiting_poll, site)
+            await anyio.sleep(1)
+            assert channel.detach()
+        assert channel.is_open
+
+    async def waiting_poll(site: Site) -> None:
+        assert (await site.poll(2, 20)).status == 204
+
+    endpoint = endpoint_of()
+    run(endpoint, where, backend, talk)
 
 
 def test_create_on_connect(where: str, backend: Backend) -> None:
@@ -288,6 +360,21 @@ def test_authenticate_sees_every_request(where: str, backend: Backend) -> None:
         assert principals == ["ann"]
 
     run(endpoint_of(handler, authenticate=authenticate), where, backend, talk)
+
+
+@pytest.mark.parametrize("principal", [False, {"name": "ann"}, ("ann", [])])
+def test_what_is_no_principal(principal: Any, where: str, backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+    """`authenticate=is_valid`, and what cannot be compared: nobody gets in by mistake, and the log names the cure."""
+
+    async def talk(site: Site) -> None:
+        assert (await site.create(Origin="https://friend.example")).status == 500
+        assert (await site.ask("GET", "/room", Accept="text/event-stream")).status == 500
+
+    endpoint = endpoint_of(authenticate=lambda request: principal, origins=["https://friend.example"])
+    run(endpoint, where, backend, talk)
+    told = [str(one.exc_info[1]) for one in caplog.records if one.exc_info]
+    assert len(told) == 2
+    assert all("return" in one and "authenticate returned" in one for one in told)
 
 
 def test_no_secret_in_any_log_line(where: str, backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
@@ -452,6 +539,23 @@ def test_limits_of_sessions(where: str, backend: Backend) -> None:
         assert (await site.create()).status == 503
 
     run(endpoint_of(session=SessionConfig(max_sessions=1)), where, backend, talk_again)
+
+
+def test_ended_sessions_are_remembered_within_a_bound(where: str, backend: Backend) -> None:
+    """Who makes and deletes without end fills no memory: as many ends are remembered as sessions may be open."""
+
+    async def talk(site: Site) -> None:
+        ended = []
+        for _ in range(5):
+            await site.create()
+            assert (await site.session("DELETE")).status == 204
+            ended.append((site.sid, site.secret))
+        statuses = []
+        for site.sid, site.secret in ended:
+            statuses.append((await site.poll()).status)
+        assert statuses == [404, 404, 410, 410, 410]
+
+    run(endpoint_of(session=SessionConfig(max_sessions=3)), where, backend, talk)
 
 
 def test_an_abandoned_session_ends_by_its_grace(where: str, backend: Backend) -> None:
