@@ -291,9 +291,7 @@ def test_authenticate_sees_every_request(where: str, backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("principal", [False, {"name": "ann"}, ("ann", [])])
-def test_what_is_no_principal(
-    principal: Any, where: str, backend: Backend, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_no_principal(principal: Any, where: str, backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
     """`authenticate=is_valid`, and what cannot be compared: nobody gets in by mistake, and the log names the cure."""
 
     async def talk(site: Site) -> None:
