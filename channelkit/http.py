@@ -5,13 +5,14 @@ Nothing here waits except the reading of a request body, and that only calls the
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import pathlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
-from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, Any, Protocol, Self, TypeAlias, cast
 from urllib.parse import parse_qsl, unquote
 
 from channelkit.errors import BadRequest, HandlerError
@@ -240,6 +241,12 @@ class RequestData:
         if self._state is None:
             self._state = {}
         return self._state
+
+    def outliving(self) -> Self:
+        """A copy for what outlives its connection, and keeps nothing of it; a body that was not read is gone there."""
+        kept = copy.copy(self)
+        kept._exchange = kept._source = None
+        return kept
 
 
 class Request(RequestData):

@@ -113,17 +113,18 @@ class Browser:
 
     def opened_by(self, page: Page, expression: str) -> Page:
         """The page that `expression` opens from `page`: of the same storage, with a copy of its sessionStorage."""
-        before = {target["targetId"] for target in self._targets()}
-        page.evaluate(f"void {expression}")
-        made = [target["targetId"] for target in self._targets() if target["targetId"] not in before]
-        assert len(made) == 1
-        opened = self._attach(made[0], page.context)
+        before = self._targets()
+        page.command("Runtime.evaluate", expression=expression, userGesture=True)  # or it would be blocked
+        until = time.monotonic() + DEADLINE
+        while not (made := self._targets() - before):
+            assert time.monotonic() < until, f"{expression} opened nothing"
+        opened = self._attach(made.pop(), page.context)
         opened.wait_loaded()
         return opened
 
-    def _targets(self) -> list[dict[str, Any]]:
+    def _targets(self) -> set[str]:
         infos: list[dict[str, Any]] = self.command("Target.getTargets")["targetInfos"]
-        return [info for info in infos if info["type"] == "page"]
+        return {info["targetId"] for info in infos if info["type"] == "page"}
 
     def quit(self) -> None:
         """Ask the browser to end."""
@@ -173,7 +174,9 @@ class Page:
 
     def wait_loaded(self) -> None:
         """Until there is a page that is not the one before, with all it consists of."""
-        self.wait_for("window.unloaded === undefined && document.readyState === 'complete'")
+        self.wait_for(
+            "window.unloaded === undefined && location.href !== 'about:blank' && document.readyState === 'complete'"
+        )
 
     def offline(self, on: bool) -> None:
         """Take the network away from this page, or give it back.  Open WebSockets may survive."""
@@ -183,8 +186,12 @@ class Page:
         )
 
     def frozen(self, on: bool) -> None:
-        """What a browser does with a page that was not seen for long."""
+        """What a browser does with a page that was not seen for long; and seeing it again."""
         self.command("Page.setWebLifecycleState", state="frozen" if on else "active")
+        if not on:  # it stays hidden, its timers slow, until its window comes up
+            window = self.command("Browser.getWindowForTarget")["windowId"]
+            for state in ("minimized", "normal"):
+                self.command("Browser.setWindowBounds", windowId=window, bounds={"windowState": state})
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression, awaited if it is a promise.  Raises BrowserError if it throws."""
@@ -206,7 +213,7 @@ class Page:
         try:
             return self.evaluate(expression)
         except BrowserError as error:
-            if "context was destroyed" in str(error) or "Cannot find" in str(error):
+            if any(word in str(error) for word in ("context was destroyed", "Cannot find", "navigated")):
                 return None  # the page is navigating
             raise
 

@@ -37,7 +37,7 @@ class Lists:
     def __init__(self, **options: Any) -> None:
         self.talks: list[Talk] = []
         # Small windows, so that they are met; a page reloads within the grace even on a busy machine.
-        session = SessionConfig(window=64, window_bytes=20_000, max_message=10_000, grace=20.0, rotation=0.7)
+        session = SessionConfig(window=64, window_bytes=20_000, max_message=10_000, grace=20.0, rotation=2.0)
         self._endpoint = Endpoint(self._talk, session=session, **options)
 
     async def handle(self, request: Request) -> Any:

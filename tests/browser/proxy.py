@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts connections: at any byte, in either direction, with or without a word; or when it is told to."""
+"""A TCP proxy that cuts connections: at any byte, either way, with or without a word; or when it is told to."""
 
 from __future__ import annotations
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import anyio
@@ -19,6 +22,7 @@ from channelkit import (
     SessionConfig,
     reject,
 )
+from channelkit.spi import Exchange
 from channelkit.testing.clock import BACKENDS, Backend
 from channelkit.testing.host import Refused, read_all
 from tests.endpoint.site import HOSTS, Answer, Site, echo, endpoint_of, run
@@ -55,6 +59,35 @@ def test_create_post_poll_delete(where: str, backend: Backend) -> None:
         assert (await site.poll(3)).json["code"] == "unknown"
 
     run(endpoint_of(), where, backend, talk)
+
+
+def test_a_session_keeps_nothing_of_the_connection_that_made_it(where: str, backend: Backend) -> None:
+    """Its request says what was asked for, for as long as the session lives; the connection is free to go."""
+
+    async def talk(site: Site) -> None:
+        await site.create()
+        await site.poll()
+        channel = endpoint.session(site.sid)
+        assert channel is not None
+        assert channel.request.path == "/room/ck"
+        assert await channel.request.body() == b""
+        assert not any(isinstance(one, Exchange) for one in reachable(channel.request))
+
+    endpoint = endpoint_of()
+    run(endpoint, where, backend, talk)
+
+
+def reachable(start: object) -> Iterator[object]:
+    """Everything that `start` keeps alive, but for classes, functions and modules, which live anyway."""
+    seen: dict[int, object] = {}
+    found = [start]
+    while found:
+        one = found.pop()
+        if id(one) in seen or isinstance(one, type | ModuleType) or callable(one):
+            continue
+        seen[id(one)] = one
+        yield one
+        found += gc.get_referents(one)
 
 
 def test_a_poll_waits_for_a_message(where: str, backend: Backend) -> None:

@@ -24,12 +24,12 @@ from channelkit.client.channel import KINDS
 from channelkit.testing import clock
 from channelkit.testing.clock import BACKENDS, Backend
 from channelkit.testing.middlebox import Fate, Middlebox
-from channelkit.testing.plans import PUMPS, Network, Pump
+from channelkit.testing.plans import Network, Pump
 from channelkit.testing.strategies import payloads
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from session_room import Closing, Payload, Raising, Room, quietly
+from session_room import CARRIED, Closing, Payload, Raising, Room, quietly
 
 URL = "http://test"
 TRANSPORTS = tuple(KINDS)
@@ -284,7 +284,7 @@ class Course:
         assert room.most <= LASTING.window_bytes + 1 or room.most >= 1 << 60, "S5: more than a window is kept"
 
 
-@pytest.mark.parametrize("pump", PUMPS)
+@pytest.mark.parametrize("pump", CARRIED)
 @pytest.mark.parametrize("backend", BACKENDS)
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], max_examples=FEW)
 @given(plan=plans(), randomness=st.random_module())
@@ -387,7 +387,7 @@ class Twins:
         return "" if ending is None else str(ending.outcome)
 
 
-@pytest.mark.parametrize("pump", PUMPS)
+@pytest.mark.parametrize("pump", CARRIED)
 @pytest.mark.parametrize("backend", BACKENDS)
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], max_examples=FEWER)
 @given(plan=plans(), order=st.permutations((1, 2)), randomness=st.random_module())

@@ -1,8 +1,9 @@
 // A page that counts: it says c1, c2, ... and keeps what it hears.  With ?keep both go on over a reload, as the session does.
+import { connect } from "/channelkit/channelkit.js";
+
 const query = new URLSearchParams(location.search);
 const keep = query.has("keep");
 const url = query.get("url") ?? new URL("/lists", location).href;
-const { connect } = await import("/channelkit/channelkit.js");
 
 window.heard = JSON.parse((keep && sessionStorage.heard) || "[]");
 window.said = Number((keep && sessionStorage.said) || 0);
@@ -39,7 +40,7 @@ window.finish = async () => {
 
 /** Both directions have moved on by some messages since. */
 let mark = [0, 0];
-window.flows = (messages = 5) => heard.length >= mark[0] + messages && channel.statistics().acked >= mark[1] + messages;
+window.flows = (down = 5, up = 5) => heard.length >= mark[0] + down && channel.statistics().acked >= mark[1] + up;
 window.remember = () => (mark = [heard.length, channel.statistics().sent]);
 window.id = Math.random();
 addEventListener("pageshow", ({ persisted }) => persisted && (window.restored = true));
