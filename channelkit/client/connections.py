@@ -161,7 +161,9 @@ class Connections:
         except (*FAILURES, TimeoutError):
             pass
         now = anyio.current_time()
-        if (status == 200 and ack is not None) or code is not None or status == TOO_LARGE:
+        if status == TOO_LARGE:
+            code = code or "size"
+        if (status == 200 and ack is not None) or code is not None:
             self._channel.do(machine.posted(action.number, status, code, ack, now, retry_after))
         else:
             self._channel.do(machine.post_failed(action.number, now))  # none, cut, or a proxy's own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import anyio
 import pytest
 from wsproto.events import CloseConnection
 
@@ -54,11 +55,12 @@ def test_a_body_that_the_server_does_not_take_is_a_told_loss(transport: str, bac
             async def dial() -> object:
                 return host.connect()
 
-            async with connect("http://test", transport=transport, dial=dial) as channel:  # type: ignore[arg-type]
-                await channel.send("small")
-                assert await channel.receive() == "5"
-                await channel.send("\0" * (2 * MIB))  # twelve MiB as JSON
-                info = await channel.wait_closed()
+            with anyio.fail_after(100):
+                async with connect("http://test", transport=transport, dial=dial) as channel:  # type: ignore[arg-type]
+                    await channel.send("small")
+                    assert await channel.receive() == "5"
+                    await channel.send("\0" * (2 * MIB))  # twelve MiB as JSON
+                    info = await channel.wait_closed()
             assert (info.delivered, channel.left) == (False, ("\0" * (2 * MIB),))
 
     clock.run(main, backend=backend)
