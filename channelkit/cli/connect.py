@@ -26,7 +26,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 def run(options: argparse.Namespace) -> int:
-    """Talk until either side ends it; 1 if it cannot connect, or the session did not end with 1000, by the server or confirmed by it."""
+    """Talk until either side ends it; 1 if it cannot connect, or there was no end with 1000 that both know of."""
     return anyio.run(functools.partial(_connect, options.url, options.transport), backend=options.backend)
 
 
