@@ -129,7 +129,11 @@ $("compose").addEventListener("submit", (event) => {
   tell({ text });
 });
 
-$("transports").addEventListener("change", () => channel?.isOpen && channel.switchTransport(chosen()));
+$("transports").addEventListener("change", () => {
+  if (!channel?.isOpen) return;
+  channel.switchTransport(chosen());
+  tell({ transport: (told = chosen()) });
+});
 $("cut").addEventListener("click", () => tell({ cut: true }));
 $("leave").addEventListener("click", () => leave(""));
 

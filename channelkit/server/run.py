@@ -139,8 +139,10 @@ class Server:
                 pass  # it has ended
             return
         if self._stop_requested:
-            if timeout < self._timeout and self._hurry is not None:
-                self._hurry.cancel()  # asked again with less patience
+            if timeout < self._timeout:  # asked again with less patience
+                self._timeout = timeout
+                if self._hurry is not None and self._loop is not None:
+                    self._hurry.deadline = min(self._hurry.deadline, self._loop.time() + timeout)
             return
         self._stop_requested = True
         self._timeout = timeout

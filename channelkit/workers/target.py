@@ -56,12 +56,14 @@ def load(target: str, app_dir: str = "", *, asgi: bool = False) -> Handler:
         place = str(Path(app_dir).resolve())
         if place not in sys.path:
             sys.path.insert(0, place)
-    found: Any = _module(module_name, app_dir)
+    module = _module(module_name, app_dir)
+    found: Any = module
     for name in path.split("."):
         try:
             found = getattr(found, name)
         except AttributeError:
-            raise TargetError(f"{module_name} has no {path!r}{_near(name, found)}") from None
+            which = _elsewhere(module, app_dir)
+            raise TargetError(f"{module_name}{which} has no {path!r}{_near(name, found)}") from None
     return _handler(target, found, asgi)
 
 
@@ -73,6 +75,14 @@ def _module(name: str, app_dir: str) -> Any:
             raise  # the module is there; something that it imports is not
         looked = f" (looked in {Path(app_dir).resolve()} and on Python's path)" if app_dir else ""
         raise TargetError(f"there is no module named {error.name!r}{looked}; --app-dir names another folder") from None
+
+
+def _elsewhere(module: Any, app_dir: str) -> str:
+    """Which file it is, if it is another than one would think: a module of Python's own may have that name."""
+    file = getattr(module, "__file__", None)
+    if not app_dir or (file is not None and Path(file).resolve().is_relative_to(Path(app_dir).resolve())):
+        return ""
+    return f" ({file or 'built into Python'}, which is not in {Path(app_dir).resolve()})"
 
 
 def _handler(target: str, found: Any, asgi: bool) -> Handler:

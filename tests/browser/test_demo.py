@@ -16,7 +16,6 @@ from channelkit.demo import Chat
 sys.path.insert(0, str(Path(__file__).parent))
 
 import cdp
-
 from proxy import CuttingProxy
 
 pytestmark = pytest.mark.xdist_group("chromium")  # the browser is started once, not once a core
@@ -149,7 +148,7 @@ def test_a_network_that_goes(open_page: Open, network: CuttingProxy) -> None:
         page.wait_for("document.querySelectorAll('.waiting, .failed').length === 0")
     shown = "[...document.querySelectorAll('.message p')].map(line => line.textContent)"
     assert ada.evaluate(shown) == bob.evaluate(shown)
-    wait_for_people(bob, Ada="WebSocket", Bob="Stream")
+    bob.wait_for("document.querySelector('.badge.away') === null")
 
 
 def test_cut_my_connection(open_page: Open) -> None:

@@ -173,6 +173,45 @@ def test_a_session_moves_to_a_websocket_and_back(where: str, backend: Backend) -
     run(endpoint_of(handler), where, backend, talk)
 
 
+def test_detached_by_the_application(where: str, backend: Backend) -> None:
+    """`detach` ends what carries the session, behind what was written, and nothing else; False if nothing does."""
+
+    async def talk(site: Site) -> None:
+        await site.create()
+        await site.session("POST", "?n=1", b"one")
+        channel = endpoint.session(site.sid)
+        assert channel is not None
+        assert not channel.detach()
+        stream = await site.open("/stream?ack=0")
+        received = b""
+        while b'"one"' not in received:
+            received += await stream.receive()
+        channel.send_nowait("two")
+        assert channel.detach()
+        while not received.endswith(b"\r\n0\r\n\r\n"):
+            received += await stream.receive()
+        assert b'["m",2,"two"]' in received
+        assert not channel.detach()
+        peer = await site.host.websocket(f"/room/ck/{site.sid}/ws", subprotocols=["ck.v1"])
+        await peer.send(f'h {{"v":1,"secret":"{site.secret}","recv":2}}')
+        assert str(await peer.receive()).startswith("h {")
+        assert channel.detach()
+        closed = await peer.receive()
+        assert isinstance(closed, CloseConnection)
+        assert (closed.code, closed.reason) == (1012, "detached")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(waiting_poll, site)
+            await anyio.sleep(1)
+            assert channel.detach()
+        assert channel.is_open
+
+    async def waiting_poll(site: Site) -> None:
+        assert (await site.poll(2, 20)).status == 204
+
+    endpoint = endpoint_of()
+    run(endpoint, where, backend, talk)
+
+
 def test_create_on_connect(where: str, backend: Backend) -> None:
     """A WebSocket at /ck/ws whose hello names no session gets a new one, and its secret once."""
 

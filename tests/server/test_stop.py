@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import anyio
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
@@ -337,3 +338,19 @@ def test_what_was_under_way_is_answered(backend: Any) -> None:
         assert answer.startswith(b"HTTP/1.1 200"), answer
         assert b"\r\nConnection: close\r\n" in answer
     stopper.join(PATIENCE)
+
+
+def test_the_second_wish_is_heard_in_the_same_turn(backend: Any) -> None:
+    """Two signals may come at once: the patience of the shorter one counts, though the end has not begun yet."""
+    servers: list[Server] = []
+
+    async def handler(request: Request) -> str:
+        servers[0].stop_soon(600)
+        servers[0].stop_soon(0.05)
+        await anyio.sleep_forever()
+        return "never"
+
+    servers.append(run_server(handler, port=0, backend=backend))
+    sock = get(servers[0], "/")
+    assert servers[0].join(PATIENCE)
+    read_all(sock)

@@ -38,6 +38,18 @@ test("a transport that never worked is left at once, one that did after three fa
   assert.equal(ladder.climbAt, Infinity);
 });
 
+test("a transport that was asked for is not climbed away from, and those behind it are tried after it", () => {
+  const ladder = new Ladder(["websocket", "stream", "poll"]);
+  ladder.attached("websocket", 0);
+  ladder.prefer("poll");
+  ladder.attached("poll", 1);
+  assert.equal(ladder.climbAt, Infinity);
+  assert.equal(ladder.best, "poll");
+  assert.deepEqual([1, 2, 3].map(() => ladder.failed("poll")), ["poll", "poll", "websocket"]);
+  ladder.prefer("events"); // one that was not among them
+  assert.deepEqual(ladder.kinds, ["events", "poll", "websocket", "stream"]);
+});
+
 test("sizes are those of UTF-8, and lone surrogates are seen", () => {
   const texts = ["", "a", "\x7f\x80", "é", "߿ࠀ", "€", "😀", "a😀b", "\u{10ffff}", "\uffff"];
   for (const text of texts) assert.equal(utf8Size(text), Buffer.byteLength(text), text);
@@ -64,9 +76,10 @@ test("a receiver takes what the window holds, in messages and in bytes, and an e
   assert.deepEqual([narrow.take(text(1, "ab")), narrow.take(text(2, "cd"))], ["taken", "no room"]);
 });
 
-test("back-off doubles from half a second to thirty, times chance", () => {
-  assert.deepEqual([0, 1, 2, 3, 7, 8, 99].map((failures) => backoff(failures, 1)), [0, 0.5, 1, 2, 30, 30, 30]);
-  assert.equal(backoff(3, 0.25), 0.5);
+test("back-off doubles from half a second to a sixth of the grace, at most thirty, times chance", () => {
+  assert.deepEqual([0, 1, 2, 3, 4, 5, 99].map((failures) => backoff(failures, 1, 30)), [0, 0.5, 1, 2, 4, 5, 5]);
+  assert.deepEqual([7, 8, 99].map((failures) => backoff(failures, 1, 600)), [30, 30, 30]);
+  assert.equal(backoff(3, 0.25, 30), 0.5);
 });
 
 const hello = { kind: "h", hello: { recv: 0, sid: "S", terms: { window: 4, windowBytes: 400, max: 100, ping: 20, grace: 30 } } };

@@ -17,7 +17,10 @@ channel.onmessage = (message) => {
   heard.push(message);
   if (keep) sessionStorage.heard = JSON.stringify(heard);
 };
-channel.onchange = ({ state, why }) => why && whys.push(`${state}: ${why}`);
+channel.onchange = ({ state, transport, why }) => {
+  whys.push(`${state} by ${transport} ${why}`);
+  document.body.textContent = whys.slice(-10).join("; "); // for whoever reads why a test failed
+};
 channel.onclose = (info) => infos.push(info);
 
 function say(text) {
