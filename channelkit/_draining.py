@@ -17,6 +17,7 @@ import anyio
 
 from channelkit._lifecycle import logger
 from channelkit._threads.pool import Workers
+from channelkit.errors import ConfigError
 from channelkit.statistics import ServerStatistics, snapshot
 
 if TYPE_CHECKING:
@@ -28,6 +29,14 @@ OnStop = Callable[[], object]  # what it returns is awaited, if it can be
 LAST_REQUEST = 0.25  # seconds an idle connection is kept at a stop: a request may be on its way, a long round trip
 SPREAD_STEP = 0.01  # seconds between two handfuls of goodbyes
 LAST_TURNS = 10  # of the loop between the last goodbye and the cut
+
+
+def on_stop_of(handler: object, on_stop: OnStop | None) -> OnStop | None:
+    """`on_stop`, or what the handler has by that name; ConfigError if it cannot be called."""
+    found: OnStop | None = getattr(handler, "on_stop", None) if on_stop is None else on_stop
+    if found is not None and not callable(found):
+        raise ConfigError(f"on_stop must be a function without arguments, not {found!r}")
+    return found
 
 
 class Connection(Protocol):

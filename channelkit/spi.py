@@ -280,6 +280,9 @@ class WebSocketExchange(Exchange):
         """Whole messages that came after our own close and were passed over, as far as the host counts them."""
         return 0
 
+    def allow(self, size: int) -> None:
+        """Let messages of `size` bytes pass a smaller limit of the host, if that is this package's to set."""
+
     @abstractmethod
     def ping(self, data: bytes) -> None:
         """Send a ping of at most 125 bytes."""

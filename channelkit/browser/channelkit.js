@@ -55,6 +55,7 @@ const KINDS = { websocket: "websocket", http_stream: "stream", events: "events",
 const NAMES = { websocket: "websocket", stream: "http_stream", events: "events", poll: "long_poll" };
 const DEFAULT_TRANSPORTS = ["websocket", "http_stream", "long_poll"];
 const LONGEST_TIMER = 3600; // seconds; setTimeout takes no more than 2^31 milliseconds
+const POLL_HOLDS = 1; // seconds that a poll lasts where the server is there; where it is not, it fails sooner
 const SLEPT = 5; // seconds by which a timer may be late before the connection is in doubt
 const SAVE_PAUSE = 200; // milliseconds between two saves of a hidden page
 
@@ -121,7 +122,8 @@ export class Channel {
   #kept = ""; // what the saver has of us
   #why = "";
   #failure = "";
-  #polling = false; // the last poll was answered: between two of them a poller is attached all the same
+  #triedAt = 0; // when the newest attach was sent
+  #attachedBy = ""; // the transport, while attached
   /** @type {Kind | null} */
   #trying = null;
   #told = "";
@@ -203,9 +205,15 @@ export class Channel {
     return { state, transport: this.transport, why: this.#why, nextTry: state === "detached" ? nextTry : null };
   }
 
+  /** A poll shows its hello only with what it brings: one that waits counts, at once if all went well before. */
   get #attached() {
-    const { link, wanted } = this.#machine;
-    return link === "up" || (wanted === "poll" && this.#polling);
+    const { link, kind, wanted, hadHello } = this.#machine;
+    if (link === "up") return true;
+    return kind === "poll" && wanted === "poll" && hadHello && link === "sent" && this.#now() >= this.#waitsAt;
+  }
+
+  get #waitsAt() {
+    return this.#triedAt + (this.#machine.failures > 0 ? POLL_HOLDS : 0);
   }
 
   /** The numbers. */
@@ -336,7 +344,6 @@ export class Channel {
   switchTransport(transport) {
     const kind = kindOf(transport);
     this.#why = "the transport was switched";
-    this.#polling = false;
     this.#ladder.prefer(kind); // or it would climb back by itself
     this.#run(this.#machine.switchTo(kind, this.#now()));
   }
@@ -371,7 +378,9 @@ export class Channel {
         if (this.#kept !== "") this.#saver?.clear(this.#kept);
         this.#kept = "";
       } else if (this.#machine.sid !== null) {
-        this.#saver?.save((this.#kept = this.save())); // without a hello too: its predecessor's state was taken
+        const [before, text] = [this.#kept, this.save()]; // without a hello too: its predecessor's state was taken
+        this.#saver?.save(text, before);
+        this.#kept = text;
       }
     } catch (error) {
       this.#why = `the state was not kept: ${error instanceof Error ? error.message : error}`; // full, or forbidden
@@ -401,11 +410,7 @@ export class Channel {
         for (const wake of this.#flushers.splice(0)) wake();
         break;
       case "attached":
-        this.#why = "";
         this.#trying = null;
-        if (!(this.#machine.kind === "poll" && this.#polling)) this.#attaches += 1;
-        this.#polling = this.#machine.kind === "poll";
-        this.#ladder.attached(this.#machine.kind, this.#now());
         break;
       case "detached": break;
       case "ended": this.#over(action.ending); break;
@@ -417,6 +422,7 @@ export class Channel {
       case "open":
         if (action.do === "open" || action.kind !== "websocket") {
           this.#tries += 1;
+          this.#triedAt = this.#now();
           this.#trying = action.do === "open" ? "websocket" : action.kind;
         }
         this.#links.act(action);
@@ -429,7 +435,6 @@ export class Channel {
   /** After everything was done: if an attach came to nothing, choose what is tried next. */
   #next() {
     const machine = this.#machine;
-    if (machine.failures > 0) this.#polling = false;
     if (machine.ending !== null || machine.connecting || machine.link === "up" || this.#trying === null) return;
     const tried = this.#trying;
     this.#trying = null;
@@ -456,8 +461,19 @@ export class Channel {
   }
 
   #tellChange() {
+    const { link, kind, retryAt, ending } = this.#machine;
+    if (this.#attached && this.#attachedBy !== kind) {
+      this.#attachedBy = kind;
+      this.#attaches += 1;
+      this.#why = "";
+      this.#ladder.attached(kind, this.#now());
+    } else if (!this.#attached) {
+      // Between two polls that went well a poller is attached all the same: the next one is on its way.
+      if (this.#attachedBy === "poll" && ending === null && link === "none" && this.#machine.failures === 0) return;
+      this.#attachedBy = "";
+    }
     const status = this.status;
-    const said = `${status.state} ${status.transport} ${status.state === "detached" ? this.#machine.retryAt : ""}`;
+    const said = `${status.state} ${status.transport} ${status.state === "detached" ? retryAt : ""}`;
     if (said === this.#told) return;
     this.#told = said;
     this.#call(this.onchange, status);
@@ -475,7 +491,9 @@ export class Channel {
   /** See that `tick` is called in time. */
   #arm() {
     if (this.#machine.drained) return;
-    const at = Math.min(this.#machine.deadline, this.#ladder.climbAt);
+    const { deadline, kind, link } = this.#machine;
+    const shows = kind === "poll" && link === "sent" && !this.#attached ? this.#waitsAt : Infinity;
+    const at = Math.min(deadline, this.#ladder.climbAt, shows);
     if (this.#timer !== undefined && at >= this.#armed) return; // it comes earlier, and looks again
     clearTimeout(this.#timer);
     this.#timer = undefined;
@@ -544,7 +562,6 @@ export class Channel {
     this.#away(true);
     if (comesBack) {
       this.#why = "the page was put away";
-      this.#polling = false;
       this.#run(this.#machine.pause(this.#now()));
       this.#keep();
     }

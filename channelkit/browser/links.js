@@ -127,6 +127,7 @@ export class Links {
     } finally {
       clearTimeout(timer);
     }
+    if (status === 413) answer.code ??= "size"; // whoever says it, with whatever body: the same batch will never pass
     if ((status === 200 && answer.ack !== null) || answer.code !== null) {
       if (status !== 200) tell(`POST answered ${said(status, answer.code)}`);
       run(machine.posted(number, status, answer.code, answer.ack, now(), wait));

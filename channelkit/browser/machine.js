@@ -317,7 +317,7 @@ export class ClientMachine {
   /** Whether the numbers hello has received can only be this instance's and its predecessors' (F3, F27).
    * @param {Hello} hello */
   #isOurs(hello) {
-    const have = hello.have ?? hello.recv;
+    const have = Math.max(hello.recv, hello.have ?? 0); // never below `recv`, says a server that tells the truth
     if (have > this.sender.sent) return false;
     if (this.hadHello || have <= Math.max(this.sender.acked, this.verified)) return true;
     this.verified = have;

@@ -4,8 +4,9 @@ import { decodeLine, encodeLine } from "./codec.js";
 /** @typedef {import("./machine.js").Saved} Saved */
 /**
  * Keeps one state.  `load` *takes* it: a second `load` finds nothing, so that no two pages go on from the same one.
- * `clear` forgets `text`, and nothing that another page has saved since.
- * @typedef {{load: () => string | null, save: (text: string) => void, clear: (text: string) => void}} Saver
+ * `save` puts `text` in the place of `before`, what this page saved last ("" at first): not if that was taken.  `clear`
+ * forgets `text`, and nothing that another page has saved since.
+ * @typedef {{load: () => string | null, save: (text: string, before: string) => void, clear: (text: string) => void}} Saver
  */
 
 /** @param {Saved} saved @param {string} base the address of the endpoint's sessions */
@@ -42,7 +43,9 @@ export function storageSaver(storage, key) {
       storage.removeItem(key);
       return text;
     },
-    save: (text) => storage.setItem(key, text),
+    save(text, before) {
+      if (before === "" || storage.getItem(key) === before) storage.setItem(key, text);
+    },
     clear: (text) => storage.getItem(key) === text && storage.removeItem(key),
   };
 }

@@ -7,19 +7,17 @@ import dataclasses
 import functools
 import re
 import sys
-import traceback
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import anyio
 
-from channelkit import ConfigError, LifespanFailed
 from channelkit import serve as serve_here
 from channelkit.cli import places
 from channelkit.cli.arguments import add_backend
 from channelkit.config import Config, ServerOptions
 from channelkit.observing.log_setup import LogSetup
-from channelkit.workers import load, run_workers
+from channelkit.workers import load, run_workers, why
 
 EPILOG = """\
 Every other option of the server has its own argument too, by its name in channelkit.Config (max_body: --max-body);
@@ -71,10 +69,9 @@ def run(options: argparse.Namespace) -> int:
         logs.apply()
         handler = load(options.target, options.app_dir, asgi=options.asgi)
         anyio.run(functools.partial(serve_here, handler, **server_options), backend=options.backend)
-    except (ConfigError, LifespanFailed, OSError) as error:
-        return _failed(str(error))
-    except Exception:
-        return _failed(f"{options.target} cannot be served:\n{traceback.format_exc().rstrip()}")
+    except Exception as error:
+        print(f"channelkit: {options.target} cannot be served: {why(error)}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -90,11 +87,6 @@ def _in_workers(options: argparse.Namespace, logs: LogSetup, server_options: dic
         logs=logs,
         **server_options,
     )
-
-
-def _failed(why: str) -> int:
-    print(f"channelkit: {why}", file=sys.stderr)
-    return 1
 
 
 # -- the options of the server as arguments

@@ -13,7 +13,7 @@ import anyio
 from channelkit.client.address import parse_address
 from channelkit.client.channel import ClientChannel, kind_of
 from channelkit.client.connections import Connections
-from channelkit.client.http import Dial, dialer
+from channelkit.client.http import Dial, HttpClient, dialer
 from channelkit.errors import ConfigError
 from channelkit.session.client import ClientConfig, ClientSession, Saved
 from channelkit.session.identity import next_instance
@@ -50,9 +50,11 @@ async def connect(
     machine = ClientSession(config or ClientConfig(), random.random, a=a, saved=saved)
     channel = ClientChannel(machine, on_change)
     failure: Exception | None = None
-    async with anyio.create_task_group() as tasks:
-        links = Connections(channel, tasks, address, dial or dialer(address, ssl), (headers or {}).items())
-        channel.links = links
+    dial = dial or dialer(address, ssl)
+    fields = tuple((headers or {}).items())
+    # The kept connections are closed last, cancelled too: a task that ends may still give one back.
+    async with HttpClient(dial, address.host, fields) as http, anyio.create_task_group() as tasks:
+        channel.links = Connections(channel, tasks, address, dial, http, fields)
         try:
             tasks.start_soon(channel.run_clock)
             channel.do(machine.start(kind, anyio.current_time()))
@@ -68,7 +70,5 @@ async def connect(
         except Exception as error:
             failure = error
         tasks.cancel_scope.cancel()
-        with anyio.CancelScope(shield=True):
-            await links.aclose()
     if failure is not None:
         raise failure

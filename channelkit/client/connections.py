@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -33,6 +33,8 @@ from channelkit.wire import ndjson
 
 WAYS = {Kind.POLL: "poll", Kind.STREAM: "stream", Kind.EVENTS: "events"}
 NDJSON = (("Content-Type", "application/x-ndjson"),)
+#: Whoever says it, with whatever body: the same batch will never pass.
+TOO_LARGE = 413
 #: Close codes that are refusals: 4000 and a status (docs/protocol.md).
 REFUSED = range(4400, 4600)
 
@@ -46,21 +48,18 @@ class Connections:
         tasks: TaskGroup,
         address: Address,
         dial: Dial,
-        headers: Iterable[tuple[str, str]],
+        http: HttpClient,
+        headers: tuple[tuple[str, str], ...],
     ) -> None:
         self._channel = channel
         self._machine = channel.machine
         self._tasks = tasks
         self._address = address
         self._dial = dial
-        self._headers = tuple(headers)
-        self._http = HttpClient(dial, address.host, self._headers)
+        self._headers = headers  # of the WebSockets' handshakes
+        self._http = http
         self._scopes: dict[int, anyio.CancelScope] = {}
         self._sockets: dict[int, ClientWebSocket] = {}
-
-    async def aclose(self) -> None:
-        """Close what is kept; the tasks are the task group's."""
-        await self._http.aclose()
 
     def act(self, action: Any) -> None:
         """`Links`."""
@@ -162,6 +161,8 @@ class Connections:
         except (*FAILURES, TimeoutError):
             pass
         now = anyio.current_time()
+        if status == TOO_LARGE:
+            code = code or "size"
         if (status == 200 and ack is not None) or code is not None:
             self._channel.do(machine.posted(action.number, status, code, ack, now, retry_after))
         else:

@@ -6,6 +6,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import anyio
 import h11
@@ -19,6 +20,8 @@ FAILURES = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio
 #: The longest answer that is read whole; a session's are some hundred bytes.
 MAX_ANSWER = 1 << 16
 KEPT = 4
+#: A request of so many bytes goes out before its answer is looked for.
+AT_ONCE = 1 << 16
 
 
 def dialer(address: Address, context: ssl.SSLContext | None = None) -> Dial:
@@ -36,16 +39,22 @@ def dialer(address: Address, context: ssl.SSLContext | None = None) -> Dial:
 
 
 class _Connection:
-    __slots__ = ("engine", "stream", "used")
+    __slots__ = ("broken", "engine", "stream", "used")
 
     def __init__(self, stream: ByteStream) -> None:
         self.stream = stream
         self.engine = h11.Connection(h11.CLIENT)
         self.used = False
+        self.broken = False  # not everything was sent
 
-    async def send(self, event: h11.Event) -> None:
-        if data := self.engine.send(event):
+    async def send_large(self, data: bytes) -> None:
+        """Send as much as the peer takes; what it answers says the rest."""
+        self.broken = True
+        try:
             await self.stream.send(data)
+        except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            return
+        self.broken = False
 
     async def event(self) -> h11.Event:
         while (event := self.engine.next_event()) is h11.NEED_DATA:
@@ -89,7 +98,7 @@ class HttpAnswer:
 
 
 class HttpClient:
-    """Requests to one host.  Any number at once; each has a connection of its own."""
+    """Requests to one host, inside its `async with`.  Any number at once; each has a connection of its own."""
 
     def __init__(self, dial: Dial, host: str, headers: Iterable[tuple[str, str]] = ()) -> None:
         self._dial = dial
@@ -124,24 +133,56 @@ class HttpClient:
 
     async def _release(self, connection: _Connection) -> None:
         engine = connection.engine
-        if engine.our_state is h11.DONE and engine.their_state is h11.DONE and len(self._idle) < KEPT:
+        if (
+            not connection.broken
+            and engine.our_state is h11.DONE
+            and engine.their_state is h11.DONE
+            and len(self._idle) < KEPT
+        ):
             engine.start_next_cycle()
             connection.used = True
             self._idle.append(connection)
         else:
             await anyio.aclose_forcefully(connection.stream)
 
-    async def aclose(self) -> None:
-        """Close the kept connections."""
-        while self._idle:
-            await anyio.aclose_forcefully(self._idle.pop().stream)
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Close the kept connections, whatever happened; no request may be under way."""
+        with anyio.CancelScope(shield=True):
+            while self._idle:
+                await anyio.aclose_forcefully(self._idle.pop().stream)
 
 
 async def _exchange(connection: _Connection, request: h11.Request, body: bytes) -> HttpAnswer:
-    await connection.send(request)
-    if body:
-        await connection.send(h11.Data(data=body))
-    await connection.send(h11.EndOfMessage())
+    engine = connection.engine
+    events = (request, *([h11.Data(data=body)] if body else []), h11.EndOfMessage())
+    data = b"".join(engine.send(event) or b"" for event in events)
+    if len(data) <= AT_ONCE:
+        await connection.stream.send(data)
+        return await _head(connection)
+    return await _sent_meanwhile(connection, data)
+
+
+async def _sent_meanwhile(connection: _Connection, data: bytes) -> HttpAnswer:
+    """The answer may come while we still send: a body that is too large is refused, and not read to its end."""
+    answer: HttpAnswer | None = None
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(connection.send_large, data)
+        try:
+            answer = await _head(connection)
+        except FAILURES as error:
+            failure = error
+        tasks.cancel_scope.cancel()
+    if answer is None:
+        assert failure is not None
+        raise failure
+    return answer
+
+
+async def _head(connection: _Connection) -> HttpAnswer:
     while not isinstance(event := await connection.event(), h11.Response):
         if not isinstance(event, h11.InformationalResponse):
             raise h11.RemoteProtocolError("closed without an answer")

@@ -15,6 +15,7 @@ let last = 0; // the number of the latest message begins again
 let welcomed = false; // what comes before belongs to the page that was here before us, and the welcome contains it
 let told = ""; // the transport that others see
 let unanswered = []; // what I said and have not heard yet, oldest first: answers come in the same order
+let why = ""; // I leave
 let detachedAt = 0;
 let timer = 0;
 
@@ -52,11 +53,16 @@ function attached(transport) {
 function ended({ outcome, by, reason }) {
   detachedAt = 0;
   for (const message of unanswered.splice(0)) message.failed("may not have arrived");
-  if (by === "local") return left("");
+  if (by === "local") return left(why);
   if (outcome === "superseded") return left("This chat goes on in another tab.");
   if (outcome === "refused") return left(reason);
   show.notice(outcome === "lost" ? "The connection could not be continued; joining anew." : "The server ended the session; joining anew.");
   timer = setTimeout(join, AGAIN);
+}
+
+function leave(because) {
+  why = because;
+  channel.close(1000, "", { timeout: 3 }); // without a network nobody waits for long
 }
 
 function left(why) {
@@ -92,11 +98,8 @@ function message(event) {
 }
 
 function refused(text) {
-  if (!welcomed) {
-    channel.close();
-    return left(text); // my name, that is
-  }
-  unanswered.shift()?.failed(text);
+  if (welcomed) unanswered.shift()?.failed(text);
+  else leave(text); // it was my name
 }
 
 // -- what the person does
@@ -120,15 +123,19 @@ $("join").addEventListener("submit", (event) => {
 $("compose").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("text").value.trim();
+  if (text === "" || !channel.isOpen) return; // between two sessions it stays in its field
   $("text").value = "";
-  if (text === "" || channel.closeInfo !== null) return;
   unanswered.push(show.pending(text));
   tell({ text });
 });
 
-$("transports").addEventListener("change", () => channel?.isOpen && channel.switchTransport(chosen()));
+$("transports").addEventListener("change", () => {
+  if (!channel?.isOpen) return;
+  channel.switchTransport(chosen());
+  tell({ transport: (told = chosen()) });
+});
 $("cut").addEventListener("click", () => tell({ cut: true }));
-$("leave").addEventListener("click", () => channel.close());
+$("leave").addEventListener("click", () => leave(""));
 
 setInterval(() => {
   if (channel === null) return;

@@ -56,7 +56,8 @@ class Admission:
         """Whatever the application's `authenticate` makes of the request.
 
         A Response if it refuses: that is a failed credential.  A Refusal, and nobody is asked, if there were too many
-        from this address, unless `proven()`: the request has the secret of a session.
+        from this address, unless `proven()`: the request has the secret of a session, or will have to show it before it
+        learns anything.
         """
         if self._authenticate is None:
             return None
@@ -68,20 +69,35 @@ class Admission:
         principal = await self._asked(self._authenticate, request)
         if isinstance(principal, Response) and principal is not SERVER_ERROR:
             self._failures.add(place, loop.time())
+            if wait is not None:  # else a session of one's own would open the door to guessing again
+                return refusals.guessing(wait)
         return principal
 
     async def _asked(self, authenticate: Authenticate, request: Request) -> Any:
         try:
             if self._on_worker:
                 workers = unanswered(request).host.workers
-                return await workers.run(REQUEST, authenticate, SyncRequest(request))
+                return _checked(await workers.run(REQUEST, authenticate, SyncRequest(request)))
             result = authenticate(request)
-            return await result if inspect.isawaitable(result) else result
+            return _checked(await result if inspect.isawaitable(result) else result)
         except (BadRequest, WorkersBusy):
             raise
         except Exception:  # answered here, so that a page of another site can read it
             logger.exception("authenticate raised on %r; answered 500", request)
             return SERVER_ERROR
+
+
+def _checked(principal: Any) -> Any:
+    """What `authenticate` returned; TypeError for what lets somebody in by mistake, or can be nobody's name."""
+    if principal is False:
+        raise TypeError("authenticate returned False, which is a principal too; to refuse return reject(401, ...)")
+    if isinstance(principal, Response):
+        return principal
+    try:
+        hash(principal)
+    except TypeError as error:
+        raise TypeError(f"authenticate returned no principal: {error}; return a name, an id or a tuple") from None
+    return principal
 
 
 def credential(request: Request) -> tuple[str | None, bool]:

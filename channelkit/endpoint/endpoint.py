@@ -10,7 +10,7 @@ import inspect
 import json
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from channelkit import registry
 from channelkit._lifecycle import logger
@@ -39,6 +39,10 @@ from channelkit.sync import SyncChannel
 from channelkit.transports.session import LiveSession
 from channelkit.transports.session_channel import SessionChannel
 from channelkit.transports.session_http import NO_STORE, refusal_response
+
+if TYPE_CHECKING:
+    from channelkit._loop import Loop
+    from channelkit.spi import SessionTransport
 
 TRANSPORTS = ("websocket", "http_stream", "long_poll")
 
@@ -126,7 +130,7 @@ class Endpoint:
         if address is None:
             return await self._connection(request, fields)
         loop = unanswered(request).loop
-        proven = partial(self._sessions.proven, loop, address.sid, secret)
+        proven = partial(self._proven, loop, address, secret)
         principal = await self._admission.principal(request, loop, proven)
         if isinstance(principal, Response):
             return principal
@@ -134,6 +138,12 @@ class Endpoint:
             return await self._session_request(request, address, fields, secret, principal)
         except BadMessage as error:
             return refusal_response(refusals.malformed(error))
+
+    def _proven(self, loop: Loop, address: Address, secret: str | None) -> bool:
+        """Whether the request has its session's secret; a hello will, or be told no more than that it has not."""
+        if address.sid is not None and (transport := _transport(address)) is not None and transport.hello_first:
+            return True
+        return self._sessions.proven(loop, address.sid, secret)
 
     def _foreign(self, request: Request, refusal: Refusal) -> Response:
         """A page that may not: it learns next to nothing, so the log says what to do."""
@@ -216,7 +226,7 @@ class Endpoint:
     async def _carry(self, address: Address, visit: Visit) -> Any:
         """A connection that wants to carry a session."""
         way = address.way
-        transport = next((one for one in registry.session_transports() if way in one.ways), None)
+        transport = _transport(address)
         if transport is None or way is None or (address.sid is None and not transport.hello_first):
             return self._offer(visit.request)
         if visit.request.method != "GET":
@@ -246,6 +256,10 @@ class Endpoint:
             channel._loop.spawn(self._run, channel, name=f"session of {channel.request.path}")
         else:
             channel._handler_returned()
+
+
+def _transport(address: Address) -> SessionTransport | None:
+    return next((one for one in registry.session_transports() if address.way in one.ways), None)
 
 
 def _hello_body(live: LiveSession, secret: str) -> bytes:

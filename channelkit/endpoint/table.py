@@ -128,6 +128,8 @@ class Sessions:
         if not self._owners[kept.owner]:
             del self._owners[kept.owner]
         self._ended.append((live.machine.forget_at, live))
+        if len(self._ended) > self.config.max_sessions:  # who makes and deletes without end uses up no memory
+            self._forget_oldest()
 
     def _forget(self, loop: Loop) -> None:
         """Drop the tombstones whose grace is over."""
@@ -135,5 +137,8 @@ class Sessions:
             when, live = self._ended[0]
             if live.loop.native is loop.native and when > loop.time():
                 return
-            self._ended.popleft()
-            self._sessions.pop(live.machine.sid, None)
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, live = self._ended.popleft()
+        del self._sessions[live.machine.sid]

@@ -35,13 +35,13 @@ class Http1Exchange(HttpExchange):
     """Seam 2 over HTTP/1."""
 
     __slots__ = (
+        "_begun",
         "_chunked",
         "_connection",
         "_no_body",
         "_remaining",
         "_state",
         "answered",
-        "begun",
         "body",
         "client",
         "continued",
@@ -73,7 +73,8 @@ class Http1Exchange(HttpExchange):
         self.client: Any = None
         self.status = 0  # of the response, once it has begun
         self.size = 0  # bytes of its body
-        self.begun = self.loop.time()
+        # Asked once a request: the clock costs more than all the counting.
+        self._begun = self.loop.time() if access.isEnabledFor(logging.INFO) else None
         self.answered = False  # complete, but the rest of the request's body is still to be read away
 
     # -- spi.Exchange
@@ -208,17 +209,15 @@ class Http1Exchange(HttpExchange):
 
     def _complete(self) -> None:
         self._state = OVER
-        self._log(whole=True)
+        if self._begun is not None:
+            self._log(self._begun, whole=True)
         if self.listener is not None:
             self.listener.finished()
         self._connection.response_done(self)
 
-    def _log(self, *, whole: bool) -> None:
-        if access.isEnabledFor(logging.INFO):
-            head, seconds = self.head, self.loop.time() - self.begun
-            log_request(
-                self.client, head.method, head.target, head.http_version, self.status, self.size, seconds, whole
-            )
+    def _log(self, begun: float, *, whole: bool) -> None:
+        head, seconds = self.head, self.loop.time() - begun
+        log_request(self.client, head.method, head.target, head.http_version, self.status, self.size, seconds, whole)
 
     def upgrade(self, subprotocol: str | None, headers: Iterable[tuple[str, str]]) -> WebSocketExchange:
         if self.gone:
@@ -243,7 +242,8 @@ class Http1Exchange(HttpExchange):
         self._state = OVER
         self.status = 101
         self.loop.meters.responses[101] += 1
-        self._log(whole=True)
+        if self._begun is not None:
+            self._log(self._begun, whole=True)
         return self._connection.become_websocket(data, deflate)
 
     def watch_client(self) -> None:
@@ -272,7 +272,8 @@ class Http1Exchange(HttpExchange):
             return
         self._state = OVER
         self.gone = True
-        self._log(whole=False)
+        if self._begun is not None:
+            self._log(self._begun, whole=False)
         if self.body is not None:
             self.body.fail(BadRequest(400, "the client went away before its request was complete"))
         if self.listener is not None:

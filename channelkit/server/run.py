@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskStatus
 
-from channelkit._draining import OnStop
+from channelkit._draining import OnStop, on_stop_of
 from channelkit._lifecycle import logger
 from channelkit._loop import Loop, open_loop
 from channelkit._threads.jobs import current_job
@@ -139,8 +139,10 @@ class Server:
                 pass  # it has ended
             return
         if self._stop_requested:
-            if timeout < self._timeout and self._hurry is not None:
-                self._hurry.cancel()  # asked again with less patience
+            if timeout < self._timeout:  # asked again with less patience
+                self._timeout = timeout
+                if self._hurry is not None and self._loop is not None:
+                    self._hurry.deadline = min(self._hurry.deadline, self._loop.time() + timeout)
             return
         self._stop_requested = True
         self._timeout = timeout
@@ -278,7 +280,7 @@ async def serve(
     """
     config = checked_config(options)
     server = Server()
-    server._on_stop = _on_stop_of(handler, on_stop)
+    server._on_stop = on_stop_of(handler, on_stop)
     await server._run(checked_handler(handler), lifespan_of(handler, lifespan), config, handle_signals, task_status)
 
 
@@ -300,7 +302,7 @@ def run_server(
     if backend not in ("asyncio", "trio"):
         raise ConfigError(f"backend must be 'asyncio' or 'trio', not {backend!r}")
     server = Server()
-    server._on_stop = _on_stop_of(handler, on_stop)
+    server._on_stop = on_stop_of(handler, on_stop)
     started = threading.Event()
     status = _ThreadStatus(started)
     main = partial(server._run, checked, lifespan, config, False, status)
@@ -312,13 +314,6 @@ def run_server(
     if server.status != "running" and server._error is not None:
         server.join()  # raises it
     return server
-
-
-def _on_stop_of(handler: Any, on_stop: OnStop | None) -> OnStop | None:
-    found = getattr(handler, "on_stop", None) if on_stop is None else on_stop
-    if found is not None and not callable(found):
-        raise ConfigError(f"on_stop must be a function without arguments, not {found!r}")
-    return found
 
 
 class _ThreadStatus:

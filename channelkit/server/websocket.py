@@ -97,6 +97,9 @@ class WebSocketConnection(WebSocketExchange):
             lone = LoneDeflate(deflate)
             self.text, self.binary, self.wire_format = lone.text, lone.binary, lone.wire_format
 
+    def allow(self, size: int) -> None:
+        self._codec.allow(size)
+
     def begin(self, rest: bytes, eof: bool) -> None:
         """Go on where HTTP stopped; `rest` came in the same packets as the handshake."""
         if rest:

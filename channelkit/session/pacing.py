@@ -67,24 +67,24 @@ class AttachRate:
 class Turnover:
     """How often a session's attachments may follow one another, and when a full window ends a stream early."""
 
-    __slots__ = ("_fruitless", "_longest", "_progress", "blocked", "rate")
+    __slots__ = ("_fruitless", "_longest", "blocked", "progress", "rate")
 
     def __init__(self, rate: AttachRate, longest: float) -> None:
         self.rate = rate
         self.blocked = False  # a sender waits for the window
         self._longest = longest
         self._fruitless = 0
-        self._progress = False  # an acknowledgement since the newest attach
+        self.progress = False  # an acknowledgement since the newest attach, by whatever way it came
 
     def admitted(self, now: float, *, progress: bool) -> None:
         """An attach was admitted; `progress`: it acknowledges more than was."""
-        self._fruitless = 0 if self._progress else self._fruitless + 1
-        self._progress = False
+        self._fruitless = 0 if self.progress else self._fruitless + 1
+        self.progress = False
         self.rate.admitted(now, progress=progress)
 
     def acknowledged(self) -> None:
         """A higher acknowledgement came: the window has room."""
-        self._progress = True
+        self.progress = True
         self._fruitless = 0
         self.blocked = False
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from channelkit.spi import Session, Visit
 
 POLICY_VIOLATION = 1008
+_HEADER = 1024  # of a frame, and every hello
 REASON = 123  # bytes of a close frame's reason (RFC 6455 5.5)
 
 
@@ -38,6 +39,7 @@ class WebSocketSessions:
         if SUBPROTOCOL not in visit.request.subprotocols:
             raise BadRequest(400, f"a session's WebSocket needs the subprotocol {SUBPROTOCOL}")
         websocket = visit.exchange.upgrade(SUBPROTOCOL, ())
+        websocket.allow(visit.config.max_message + _HEADER)  # hello promises it, whatever max_ws is for others
         WebSocketCarrier(websocket, visit.welcome, visit.config.max_message, visit.config.hello_timeout)
         visit.exchange.watch_client()
         return ANSWERED

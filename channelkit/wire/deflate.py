@@ -160,6 +160,10 @@ class Inflate(Extension):
         self._data = False  # the frame at hand is of the message, not one between its fragments
         self._zlib: Any = None  # zlib's decompressobj has no public type
 
+    def allow(self, size: int) -> None:
+        """Messages may have `size` bytes, if they may not have more already."""
+        self._max = max(self._max, size)
+
     def forget(self) -> None:
         """Nothing will be inflated any more."""
         self._zlib = None

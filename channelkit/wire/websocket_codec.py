@@ -151,6 +151,12 @@ class WebSocketCodec:
         self._message: bytearray | None = None  # those that arrived, as bytes: a str takes up to four times as much
         self._wsproto: Connection | None = None
 
+    def allow(self, size: int) -> None:
+        """Messages may have `size` bytes, if they may not have more already."""
+        self._max = max(self._max, size)
+        if self._inflate is not None:
+            self._inflate.allow(size)
+
     # -- reading
 
     @property

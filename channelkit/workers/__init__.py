@@ -6,6 +6,6 @@ other.  `target` finds a handler by its name.  `reloading` watches files.
 """
 
 from channelkit.workers.running import run_workers
-from channelkit.workers.target import TargetError, load
+from channelkit.workers.target import TargetError, load, why
 
-__all__ = ["TargetError", "load", "run_workers"]
+__all__ = ["TargetError", "load", "run_workers", "why"]

@@ -11,6 +11,7 @@ from channelkit.errors import ConfigError
 from channelkit.observing.log_setup import LogSetup
 
 START_FAILED = 3  # the exit code of a worker that could not begin: its handler, its options, its lifespan
+KILL_MARGIN = 5.0  # seconds past its own deadlines before a worker that was told to stop is killed
 READY = b"+"  # what a worker writes once it listens
 
 
@@ -24,6 +25,7 @@ class Job:
     backend: Literal["asyncio", "trio"]
     options: Mapping[str, Any]  # of `serve`
     logs: LogSetup
+    stop_within: float  # seconds, by its own deadlines, that it may take to stop
 
     def packed(self) -> bytes:
         """The job as bytes.  Raises ConfigError for an option that cannot be given to another process."""

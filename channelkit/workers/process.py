@@ -8,15 +8,14 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from typing import Any
 
 import anyio
 
-from channelkit.errors import ConfigError, LifespanFailed
+from channelkit.responding import Handler
 from channelkit.server.run import serve
-from channelkit.workers.job import READY, START_FAILED, unpacked
-from channelkit.workers.target import load
+from channelkit.workers.job import KILL_MARGIN, READY, START_FAILED, Job, unpacked
+from channelkit.workers.target import TargetError, load, why
 
 logger = logging.getLogger("channelkit")
 
@@ -25,27 +24,32 @@ def main(job_pipe: int, ready_pipe: int, leash: int) -> int:
     """Run the job; returns the exit code.
 
     `job_pipe` gives the job, `ready_pipe` takes one byte once the server listens, and the end of `leash` means that
-    the supervisor is gone: then this process stops too.
+    the supervisor is gone: then this process stops too, by force if it does not within its own deadlines.
     """
     for number in (job_pipe, ready_pipe, leash):
         os.set_inheritable(number, False)  # a process the handler starts must not hold them open
     with open(job_pipe, "rb") as pipe:
         job = unpacked(pipe.read())
-    threading.Thread(target=_end_with_supervisor, args=(leash,), name="channelkit-leash", daemon=True).start()
+    followed = (leash, job.stop_within)
+    threading.Thread(target=_end_with_supervisor, args=followed, name="channelkit-leash", daemon=True).start()
     job.logs.apply(several=True)
     try:
-        handler = load(job.target, job.app_dir, asgi=job.asgi)
+        handler = _loaded(job)
         run = functools.partial(serve, handler, task_status=_Ready(ready_pipe), **job.options)
         anyio.run(run, backend=job.backend)
-    except (ConfigError, LifespanFailed, OSError) as error:
-        logger.critical("%s cannot be served: %s", job.target, error)
-        return START_FAILED
     except KeyboardInterrupt:
         return 0
-    except Exception:
-        logger.critical("%s cannot be served:\n%s", job.target, traceback.format_exc().rstrip())
+    except Exception as error:
+        logger.critical("%s cannot be served: %s", job.target, why(error))
         return START_FAILED
     return 0
+
+
+def _loaded(job: Job) -> Handler:
+    try:
+        return load(job.target, job.app_dir, asgi=job.asgi)
+    except SystemExit as error:
+        raise TargetError(f"its module ended the process while it was imported: sys.exit({error.code!r})") from None
 
 
 class _Ready:
@@ -59,10 +63,14 @@ class _Ready:
         os.close(self._pipe)
 
 
-def _end_with_supervisor(leash: int) -> None:
+def _end_with_supervisor(leash: int, patience: float) -> None:
     os.read(leash, 1)
     logger.warning("the supervisor is gone: this worker stops")
     os.kill(os.getpid(), signal.SIGTERM)
+    # A loop that something holds for ever hears no signal, and nobody is left who would kill this process.
+    threading.Event().wait(min(patience + KILL_MARGIN, threading.TIMEOUT_MAX))
+    logger.error("this worker did not stop in time: it is killed")
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _command_line(arguments: list[str]) -> Any:

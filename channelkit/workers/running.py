@@ -55,6 +55,7 @@ def run_workers(
     watch = watching(reload) if reload else None
     logs = LogSetup() if logs is None else logs
     logs.apply(several=True)
+    close_within = config.handler_cleanup_timeout + config.lifespan_timeout
     opened = open_all(config)
     try:
         inherited = [_inherited(listen, one) for listen, one in zip(config.listeners, opened, strict=True)]
@@ -65,11 +66,14 @@ def run_workers(
             backend=backend,
             options={**{name: options[name] for name in options if name not in _PLACES}, "listen": inherited},  # type: ignore[literal-required]
             logs=logs,
+            stop_within=config.drain_timeout + close_within,
         )
-        within = config.drain_timeout + config.handler_cleanup_timeout + config.lifespan_timeout
+        sockets = [one.sock for one in opened]
         for one in opened:
             logger.info("listening on %s", one)
-        return Supervisor(job, [one.sock for one in opened], workers, stop_within=within, watch=watch).run()
+        return Supervisor(
+            job, sockets, workers, drain_within=config.drain_timeout, close_within=close_within, watch=watch
+        ).run()
     finally:
         for one in opened:
             one.close()

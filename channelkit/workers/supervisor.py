@@ -4,7 +4,7 @@ It imports no handler and runs no event loop: what happens to it is signals, a b
 time, all waited for in one `select`.  A worker that dies is replaced, after a pause that grows while it keeps dying.
 SIGHUP, or a changed file with `reload`, replaces the workers one by one: the new one listens before the old one is
 asked to stop, so no connection is refused.  SIGTERM and SIGINT end all of them, with the patience of
-`drain_timeout`; a second one cuts.
+`drain_timeout`; a second one cuts.  Whoever was told to stop and does not is killed.
 """
 
 from __future__ import annotations
@@ -15,86 +15,17 @@ import os
 import selectors
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
 from channelkit.server import systemd
-from channelkit.workers.job import READY, START_FAILED, Job
+from channelkit.workers.job import KILL_MARGIN, START_FAILED, Job
+from channelkit.workers.worker import Slot, Worker
 
 logger = logging.getLogger("channelkit")
 
-FIRST_PAUSE = 0.5  # seconds before a worker that died is replaced; each further death doubles it
-LONGEST_PAUSE = 30.0  # a handler that cannot start may be mended any time: keep trying
-HEALTHY = 30.0  # a worker that lived so long starts a new count
-KILL_MARGIN = 5.0  # seconds past its own deadlines before a worker that was told to stop is killed
-
-
-class Worker:
-    """One worker process, as its supervisor sees it."""
-
-    def __init__(self, number: int, job: bytes, sockets: Sequence[int]) -> None:
-        self.number = number
-        self.ready = False
-        self.stopping = False
-        self.started_at = time.monotonic()
-        job_read, job_write = os.pipe()
-        self.ready_pipe, ready_write = os.pipe()
-        leash_read, self._leash = os.pipe()
-        os.set_blocking(self.ready_pipe, False)
-        theirs = (job_read, ready_write, leash_read)
-        try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "channelkit.workers.process", *map(str, theirs)],
-                pass_fds=(*theirs, *sockets),
-                process_group=0,  # a Ctrl-C at the terminal is ours alone: two signals would mean "cut"
-                env={
-                    k: v
-                    for k, v in os.environ.items()
-                    if k not in ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
-                },
-            )
-        finally:
-            for descriptor in theirs:
-                os.close(descriptor)
-        with open(job_write, "wb") as pipe:
-            try:
-                pipe.write(job)
-                pipe.flush()
-            except BrokenPipeError:
-                pass  # it is gone already; that is seen elsewhere
-
-    def __repr__(self) -> str:
-        return f"worker {self.number} (process {self.process.pid})"
-
-    def tell(self, number: int) -> None:
-        """Send it a signal; it may be gone already."""
-        self.process.send_signal(number)
-
-    def close(self) -> None:
-        """It has ended: give back what belonged to it."""
-        os.close(self.ready_pipe)
-        os.close(self._leash)
-
-
-class Slot:
-    """A place for one worker: who is there, who comes next, and how often it went wrong."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.worker: Worker | None = None
-        self.successor: Worker | None = None
-        self.deaths = 0
-        self.retry_at = -math.inf
-
-    def pause(self, worker: Worker) -> float:
-        """How long to wait before `worker`, which died unasked, is replaced."""
-        if time.monotonic() - worker.started_at >= HEALTHY:
-            self.deaths = 0
-        self.deaths += 1
-        return float(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self.deaths - 1)))
+LONGEST_NAP = 3600.0  # what `select` takes has an end
 
 
 class Supervisor:
@@ -106,7 +37,8 @@ class Supervisor:
         sockets: Sequence[socket.socket],
         workers: int,
         *,
-        stop_within: float,
+        drain_within: float,
+        close_within: float,
         watch: Callable[[Callable[[str], None]], Callable[[], None]] | None = None,
     ) -> None:
         self._job = job.packed()
@@ -114,14 +46,13 @@ class Supervisor:
         self._slots = [Slot(number) for number in range(1, workers + 1)]
         self._retiring: set[Worker] = set()
         self._rolling: list[Slot] = []  # whose worker is still to be replaced
-        self._stop_within = stop_within
+        self._drain_within = drain_within  # seconds a worker that is told to stop lets its clients end
+        self._close_within = close_within  # and what it takes after that
         self._watch = watch
         self._selector = selectors.DefaultSelector()
         self._signals: list[int] = []
         self._stopping = False
-        self._kill_at = math.inf
         self._ever_ready = False
-        self._told_ready = False
         self._exit_code = 0
 
     # -- the loop
@@ -165,16 +96,18 @@ class Supervisor:
             self._on_signal(self._signals.pop(0))
         self._reap()
         now = time.monotonic()
-        if now >= self._kill_at:
-            self._kill()
-        elif not self._stopping:
+        for worker in self._living():
+            self._look_at_clock(worker, now)
+        if not self._stopping:
             self._fill(now)
             self._roll()
 
-    def _nap(self) -> float | None:
-        """Seconds until time alone is a reason to look; None: never."""
-        due = min(self._kill_at, *(slot.retry_at for slot in self._slots if slot.worker is None), math.inf)
-        return None if due == math.inf else max(0.0, due - time.monotonic())
+    def _nap(self) -> float:
+        """Seconds until time alone is a reason to look."""
+        dues = [due for worker in self._living() for due in (worker.kill_at, worker.late_at)]
+        if not self._stopping:
+            dues += [slot.retry_at for slot in self._slots if slot.empty]
+        return max(0.0, min((LONGEST_NAP, *(due - time.monotonic() for due in dues))))
 
     def _living(self) -> list[Worker]:
         here = [worker for slot in self._slots for worker in (slot.worker, slot.successor) if worker is not None]
@@ -200,7 +133,7 @@ class Supervisor:
             if not self._stopping:
                 logger.info("replacing the workers one by one")
                 systemd.reloading()
-                self._rolling = list(self._slots)
+                self._begin_rolling()
             return
         logger.info("%s: stopping", name)
         if not self._stopping:
@@ -208,31 +141,40 @@ class Supervisor:
         else:
             for worker in self._living():  # a second signal: cut
                 worker.tell(signal.SIGTERM)
+                worker.kill_at = min(worker.kill_at, time.monotonic() + self._close_within + KILL_MARGIN)
 
     def _stop(self) -> None:
         self._stopping = True
         self._rolling.clear()
         systemd.notify(systemd.STOPPING)
-        self._kill_at = time.monotonic() + self._stop_within + KILL_MARGIN
         for worker in self._living():
             self._retire(worker)
 
     def _retire(self, worker: Worker) -> None:
         if not worker.stopping:
             worker.stopping = True
+            worker.kill_at = time.monotonic() + self._drain_within + self._close_within + KILL_MARGIN
             worker.tell(signal.SIGTERM)
 
-    def _kill(self) -> None:
-        self._kill_at = math.inf
-        for worker in self._living():
+    def _look_at_clock(self, worker: Worker, now: float) -> None:
+        if now >= worker.kill_at:
+            worker.kill_at = math.inf
             logger.error("%r did not stop in time: it is killed", worker)
             worker.process.kill()
-            self._exit_code = 1
+            self._exit_code = 1 if self._stopping else self._exit_code
+        if now >= worker.late_at:
+            worker.late_at = math.inf
+            if not worker.ready and not worker.stopping:
+                logger.warning(
+                    "%r does not listen after %.0f s: its module is still being imported, or its lifespan opening",
+                    worker,
+                    now - worker.started_at,
+                )
 
     def _read_ready(self, worker: Worker) -> None:
         """A byte: it listens.  The end: it is gone, or will never be ready."""
-        if os.read(worker.ready_pipe, 1) == READY:
-            worker.ready = self._ever_ready = True
+        if worker.has_become_ready():
+            self._ever_ready = True
             logger.info("%r is ready", worker)
             self._settle(worker)
         self._selector.unregister(worker.ready_pipe)
@@ -250,16 +192,36 @@ class Supervisor:
 
     # -- coming and going
 
-    def _start(self, slot: Slot) -> Worker:
-        worker = Worker(slot.number, self._job, self._sockets)
+    def _start(self, slot: Slot) -> Worker | None:
+        """None if the system has no room for another process: that must not end those that run."""
+        try:
+            worker = Worker(slot.number, self._job, self._sockets)
+        except OSError as error:
+            pause = slot.pause(0.0)
+            logger.error("worker %d cannot be started (%s); tried again in %g s", slot.number, error, pause)
+            return None
         self._selector.register(worker.ready_pipe, selectors.EVENT_READ, worker)
         logger.debug("%r is starting", worker)
         return worker
 
     def _fill(self, now: float) -> None:
         for slot in self._slots:
-            if slot.worker is None and slot.successor is None and now >= slot.retry_at:
+            if slot.empty and now >= slot.retry_at:
                 slot.worker = self._start(slot)
+
+    def _begin_rolling(self) -> None:
+        """A successor that is still starting may have read what has changed since: another takes its place."""
+        for slot in self._slots:
+            if slot.successor is not None:
+                self._retiring.add(slot.successor)
+                self._retire(slot.successor)
+                slot.successor = None
+        self._rolling = list(self._slots)
+
+    def _end_rolling(self) -> None:
+        """A successor did not start, and neither would the next."""
+        self._rolling.clear()
+        systemd.notify(systemd.READY)  # the reload is over, for better or worse: systemd would wait for it
 
     def _roll(self) -> None:
         """Begin with the next slot of a rolling restart, when the one before it is through."""
@@ -267,6 +229,8 @@ class Supervisor:
             slot = self._rolling.pop(0)
             slot.retry_at = -math.inf
             slot.successor = self._start(slot)
+            if slot.successor is None:
+                self._end_rolling()
 
     def _reap(self) -> None:
         for worker in self._living():
@@ -284,13 +248,20 @@ class Supervisor:
             slot.worker = None
         if worker is slot.successor:
             slot.successor = None
-            self._rolling.clear()
-            if not self._stopping:
-                logger.error("%r did not start (%s): the workers stay as they were", worker, how)
+            self._not_succeeded(slot, worker, how)
         elif worker.stopping:
             logger.info("%r has stopped%s", worker, "" if worker.process.returncode == 0 else f" ({how})")
         elif not self._stopping:
             self._died(slot, worker, how)
+
+    def _not_succeeded(self, slot: Slot, worker: Worker, how: str) -> None:
+        if self._stopping:
+            return
+        self._end_rolling()
+        if slot.worker is None:
+            self._died(slot, worker, how)
+        else:
+            logger.error("%r did not start (%s): the workers stay as they were", worker, how)
 
     def _died(self, slot: Slot, worker: Worker, how: str) -> None:
         if not self._ever_ready and worker.process.returncode == START_FAILED and self._watch is None:
@@ -301,8 +272,7 @@ class Supervisor:
             slot.retry_at = math.inf  # only a change can mend it, and a change starts it
             logger.error("%r did not start; waiting for a file to change", worker)
             return
-        pause = slot.pause(worker)
-        slot.retry_at = time.monotonic() + pause
+        pause = slot.pause(time.monotonic() - worker.started_at)
         logger.error("%r died (%s); another is started in %g s", worker, how, pause)
 
     def _gone(self, worker: Worker) -> None:

@@ -6,16 +6,36 @@ import difflib
 import importlib
 import inspect
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 from channelkit.asgi import ASGIHandler
-from channelkit.errors import ConfigError
+from channelkit.errors import ConfigError, LifespanFailed, NotAvailable
 from channelkit.responding import Handler, checked_handler
 
 
 class TargetError(ConfigError):
     """The name of a handler leads nowhere, or to something that is not a handler.  The text says what to do."""
+
+
+def why(error: Exception) -> str:
+    """What kept a handler from being served, for the one who tried to.
+
+    One line for a wrong name, a wrong option, a place that is taken: it says what is wrong, and the cure.  What the
+    handler's own code has raised needs its traceback, whatever kind of error it is.
+    """
+    if not _is_plain(error):
+        return "\n" + "".join(traceback.format_exception(error)).rstrip()
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
+def _is_plain(error: Exception) -> bool:
+    if isinstance(error, TargetError):
+        return True
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = bool(frames) and frames[-1].startswith("channelkit.") and "importlib._bootstrap" not in frames
+    return ours and isinstance(error, ConfigError | LifespanFailed | OSError)
 
 
 def load(target: str, app_dir: str = "", *, asgi: bool = False) -> Handler:
@@ -36,12 +56,14 @@ def load(target: str, app_dir: str = "", *, asgi: bool = False) -> Handler:
         place = str(Path(app_dir).resolve())
         if place not in sys.path:
             sys.path.insert(0, place)
-    found: Any = _module(module_name, app_dir)
+    module = _module(module_name, app_dir)
+    found: Any = module
     for name in path.split("."):
         try:
             found = getattr(found, name)
         except AttributeError:
-            raise TargetError(f"{module_name} has no {path!r}{_near(name, found)}") from None
+            which = _elsewhere(module, app_dir)
+            raise TargetError(f"{module_name}{which} has no {path!r}{_near(name, found)}") from None
     return _handler(target, found, asgi)
 
 
@@ -55,6 +77,14 @@ def _module(name: str, app_dir: str) -> Any:
         raise TargetError(f"there is no module named {error.name!r}{looked}; --app-dir names another folder") from None
 
 
+def _elsewhere(module: Any, app_dir: str) -> str:
+    """Which file it is, if it is another than one would think: a module of Python's own may have that name."""
+    file = getattr(module, "__file__", None)
+    if not app_dir or (file is not None and Path(file).resolve().is_relative_to(Path(app_dir).resolve())):
+        return ""
+    return f" ({file or 'built into Python'}, which is not in {Path(app_dir).resolve()})"
+
+
 def _handler(target: str, found: Any, asgi: bool) -> Handler:
     if asgi:
         return ASGIHandler(found)
@@ -64,7 +94,10 @@ def _handler(target: str, found: Any, asgi: bool) -> Handler:
         )
     if looks_like_asgi(found):
         raise TargetError(f"{target} looks like an ASGI application, not a handler; --asgi serves it")
-    return checked_handler(found)
+    try:
+        return checked_handler(found)
+    except (ConfigError, NotAvailable) as error:
+        raise TargetError(f"{target}: {error}") from None
 
 
 def looks_like_asgi(found: Any) -> bool:

@@ -99,14 +99,32 @@ class Browser:
         """Open `url` in a page that shares no storage with any other, and wait until it is loaded."""
         context = self.command("Target.createBrowserContext")["browserContextId"]
         target = self.command("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
+        page = self._attach(target, context)
+        page.look(width=width, height=height, dark=dark)
+        page.go(url)
+        return page
+
+    def _attach(self, target: str, context: str) -> Page:
         session = self.command("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        page = self._pages[session] = Page(self, session, context)
+        page = self._pages[session] = Page(self, session, target, context)
         for domain in ("Page", "Runtime", "Log"):
             page.command(f"{domain}.enable")
-        page.look(width=width, height=height, dark=dark)
-        page.command("Page.navigate", url=url)
-        page.wait_for("location.href !== 'about:blank' && document.readyState === 'complete'")
         return page
+
+    def opened_by(self, page: Page, expression: str) -> Page:
+        """The page that `expression` opens from `page`: of the same storage, with a copy of its sessionStorage."""
+        before = self._targets()
+        page.command("Runtime.evaluate", expression=expression, userGesture=True)  # or it would be blocked
+        until = time.monotonic() + DEADLINE
+        while not (made := self._targets() - before):
+            assert time.monotonic() < until, f"{expression} opened nothing"
+        opened = self._attach(made.pop(), page.context)
+        opened.wait_loaded()
+        return opened
+
+    def _targets(self) -> set[str]:
+        infos: list[dict[str, Any]] = self.command("Target.getTargets")["targetInfos"]
+        return {info["targetId"] for info in infos if info["type"] == "page"}
 
     def quit(self) -> None:
         """Ask the browser to end."""
@@ -125,16 +143,55 @@ class Browser:
 class Page:
     """One page."""
 
-    def __init__(self, owner: Browser, session: str, context: str) -> None:
+    def __init__(self, owner: Browser, session: str, target: str, context: str) -> None:
         self._browser = owner
         self._session = session
-        self._context = context
+        self._target = target
+        self.context = context
         #: What the page's scripts and the browser's console complained about.
         self.complaints: list[str] = []
 
     def command(self, method: str, /, **params: Any) -> Any:
         """Send one command about this page."""
         return self._browser.command(method, self._session, **params)
+
+    def go(self, url: str) -> None:
+        """Navigate, and wait until the page is loaded."""
+        self.evaluate("window.unloaded = false")
+        self.command("Page.navigate", url=url)
+        self.wait_loaded()
+
+    def reload(self) -> None:
+        """As by the button."""
+        self.evaluate("window.unloaded = false")
+        self.command("Page.reload")
+        self.wait_loaded()
+
+    def back(self) -> None:
+        """To the page before, which may be shown as it was left."""
+        history = self.command("Page.getNavigationHistory")
+        self.command("Page.navigateToHistoryEntry", entryId=history["entries"][history["currentIndex"] - 1]["id"])
+
+    def wait_loaded(self) -> None:
+        """Until there is a page that is not the one before, with all it consists of."""
+        self.wait_for(
+            "window.unloaded === undefined && location.href !== 'about:blank' && document.readyState === 'complete'"
+        )
+
+    def offline(self, on: bool) -> None:
+        """Take the network away from this page, or give it back.  Open WebSockets may survive."""
+        self.command("Network.enable")
+        self.command(
+            "Network.emulateNetworkConditions", offline=on, latency=0, downloadThroughput=-1, uploadThroughput=-1
+        )
+
+    def frozen(self, on: bool) -> None:
+        """What a browser does with a page that was not seen for long; and seeing it again."""
+        self.command("Page.setWebLifecycleState", state="frozen" if on else "active")
+        if not on:  # it stays hidden, its timers slow, until its window comes up
+            window = self.command("Browser.getWindowForTarget")["windowId"]
+            for state in ("minimized", "normal"):
+                self.command("Browser.setWindowBounds", windowId=window, bounds={"windowState": state})
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression, awaited if it is a promise.  Raises BrowserError if it throws."""
@@ -156,7 +213,7 @@ class Page:
         try:
             return self.evaluate(expression)
         except BrowserError as error:
-            if "context was destroyed" in str(error) or "Cannot find" in str(error):
+            if any(word in str(error) for word in ("context was destroyed", "Cannot find", "navigated")):
                 return None  # the page is navigating
             raise
 
@@ -198,7 +255,7 @@ class Page:
     def close(self) -> None:
         """Close the page and drop its storage."""
         self._browser.forget(self._session)
-        self._browser.command("Target.disposeBrowserContext", browserContextId=self._context)
+        self._browser.command("Target.disposeBrowserContext", browserContextId=self.context)
 
     def hear(self, method: str, params: dict[str, Any]) -> None:
         """Keep what is a complaint among the events of the page."""

@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts connections: at any byte, in either direction, with or without a word."""
+"""A TCP proxy that cuts connections: at any byte, either way, with or without a word; or when it is told to."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import struct
 import threading
 from typing import Self
 
+CUT, END = b"c", b"e"
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST
 
 
 class CuttingProxy:
     """Carries connections to `port`.  Each of the first `faults` is cut behind a random number of bytes, or refused.
 
-    One thread; `with` ends it, and cuts all that is left.
+    `cut()` cuts all there are now; with `down=True` it refuses new ones, until `up()`.  One thread; `with` ends it, and
+    cuts all that is left.
     """
 
-    def __init__(self, port: int, faults: int, luck: random.Random) -> None:
+    def __init__(self, port: int, faults: int = 0, luck: random.Random = random.Random(0)) -> None:  # noqa: B008
         self._target = port
         self._faults = faults
         self._luck = luck
@@ -33,6 +35,8 @@ class CuttingProxy:
         self._selector.register(wakened, selectors.EVENT_READ)
         self._pairs: dict[socket.socket, socket.socket] = {}
         self._left: dict[frozenset[socket.socket], int] = {}
+        self._down = False
+        self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cutting proxy")
 
     def __enter__(self) -> Self:
@@ -40,8 +44,19 @@ class CuttingProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._waker.send(b"x")
+        self._waker.send(END)
         self._thread.join()
+
+    def cut(self, *, down: bool = False) -> None:
+        """Cut every connection there is; it is done when this returns."""
+        self._down = down
+        self._done.clear()
+        self._waker.send(CUT)
+        self._done.wait()
+
+    def up(self) -> None:
+        """Let connections in again."""
+        self._down = False
 
     def _run(self) -> None:
         try:
@@ -50,18 +65,31 @@ class CuttingProxy:
                     one = key.fileobj
                     assert isinstance(one, socket.socket)
                     if one is self._wakened:
-                        return
+                        if one.recv(1) == END:
+                            return
+                        self._cut_all()
+                        break  # what else was selected may be closed by now
                     if one is self._listener:
                         self._accept()
                     elif one in self._pairs:
                         self._carry(one)
         finally:
+            self._done.set()
             for one in [self._listener, self._waker, self._wakened, *self._pairs]:
                 one.close()
             self._selector.close()
 
+    def _cut_all(self) -> None:
+        self.cuts += len(self._pairs) // 2
+        for one in tuple(self._pairs):
+            self._end(one, reset=True)
+        self._done.set()
+
     def _accept(self) -> None:
         client, _ = self._listener.accept()
+        if self._down:
+            self._end(client, reset=True)
+            return
         faulty = self.cuts < self._faults
         if faulty and self._luck.random() < 0.1:
             self.cuts += 1

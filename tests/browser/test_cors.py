@@ -16,8 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import cdp
 
-EXECUTABLE = cdp.find_browser()
-pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no `chromium` on the PATH (apt-get install chromium)")
+pytestmark = pytest.mark.xdist_group("chromium")  # the browser is started once, not once a core
 
 # Everything a client does over HTTP; what it saw is what the test compares.
 SCRIPT = """(async url => {
@@ -62,14 +61,14 @@ async def page(request: Request) -> Response:
 
 
 @pytest.fixture(scope="module")
-def elsewhere() -> Iterator[cdp.Page]:
+def elsewhere(browser: cdp.Browser) -> Iterator[cdp.Page]:
     """A page of an origin that is not the endpoint's."""
-    assert EXECUTABLE is not None
     server = run_server(page, port=0)
+    opened = browser.page(f"http://127.0.0.1:{server.port}/")
     try:
-        with cdp.browser(EXECUTABLE) as browser:
-            yield browser.page(f"http://127.0.0.1:{server.port}/")
+        yield opened
     finally:
+        opened.close()
         server.stop(timeout=1)
 
 

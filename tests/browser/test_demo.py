@@ -1,4 +1,4 @@
-"""The demo in a real browser: people on both transports, and what they see of each other."""
+"""The demo in a real browser: people on all transports, what they see of each other, and of their own connections."""
 
 from __future__ import annotations
 
@@ -16,19 +16,15 @@ from channelkit.demo import Chat
 sys.path.insert(0, str(Path(__file__).parent))
 
 import cdp
+from proxy import CuttingProxy
 
-EXECUTABLE = cdp.find_browser()
-pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no `chromium` on the PATH (apt-get install chromium)")
+pytestmark = pytest.mark.xdist_group("chromium")  # the browser is started once, not once a core
+
+NETWORK_COMPLAINTS = ("Failed to load resource", "WebSocket connection to")
+LABELS = {"websocket": "WebSocket", "http_stream": "Stream", "events": "Events", "long_poll": "Polling"}
 
 Backend = Literal["asyncio", "trio"]
-Open = Callable[[str], cdp.Page]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[cdp.Browser]:
-    assert EXECUTABLE is not None
-    with cdp.browser(EXECUTABLE) as made:
-        yield made
+Open = Callable[..., cdp.Page]
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -41,16 +37,23 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 def server(backend: Backend) -> Iterator[Server]:
     server = run_server(Chat().handle, port=0, backend=backend)
     yield server
-    server.stop(timeout=1)
+    server.stop(timeout=0.1)
 
 
 @pytest.fixture
-def open_page(browser: cdp.Browser, server: Server) -> Iterator[Open]:
+def network(server: Server) -> Iterator[CuttingProxy]:
+    """What lies between the pages and the server."""
+    with CuttingProxy(server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def open_page(browser: cdp.Browser, network: CuttingProxy) -> Iterator[Open]:
     """Opens pages of the demo; at the end none of them may have complained."""
     pages: list[cdp.Page] = []
 
-    def opened(name: str) -> cdp.Page:
-        page = browser.page(f"http://127.0.0.1:{server.port}/")
+    def opened(name: str, port: int = network.port) -> cdp.Page:
+        page = browser.page(f"http://127.0.0.1:{port}/")
         pages.append(page)
         if name:
             join(page, name)
@@ -60,13 +63,13 @@ def open_page(browser: cdp.Browser, server: Server) -> Iterator[Open]:
     complaints = [one for page in pages for one in page.complaints]
     for page in pages:
         page.close()
-    assert complaints == []
+    assert [one for one in complaints if not one.startswith(NETWORK_COMPLAINTS)] == []
 
 
 def join(page: cdp.Page, name: str) -> None:
     page.type("#name", name)
     page.press_enter()
-    wait_for_state(page, "connected")
+    wait_for_state(page, "attached")
 
 
 def say(page: cdp.Page, text: str) -> None:
@@ -84,7 +87,7 @@ def wait_for_state(page: cdp.Page, state: str) -> None:
 
 def wait_for_messages(page: cdp.Page, *texts: str) -> None:
     """These messages, in this order, once each."""
-    shown = "[...document.querySelectorAll('.message p')].map(line => line.textContent)"
+    shown = "[...document.querySelectorAll('.message:not(.waiting, .failed) p')].map(line => line.textContent)"
     page.wait_for(f"JSON.stringify({shown}) === JSON.stringify({json.dumps(texts)})")
 
 
@@ -95,60 +98,131 @@ def wait_for_people(page: cdp.Page, **badges: str) -> None:
     page.wait_for(f"JSON.stringify({shown}.map(l => l.replace(' (you)', ''))) === JSON.stringify({json.dumps(lines)})")
 
 
-def test_two_transports_talk(open_page: Open) -> None:
-    """A person on a WebSocket and one on a stream see each other's messages and badges."""
-    ada, bob = open_page("Ada"), open_page("")
-    switch(bob, "http_stream")
-    join(bob, "Bob")
-    for page in (ada, bob):
-        wait_for_people(page, Ada="WebSocket", Bob="Stream")
-    say(ada, "from the socket")
-    wait_for_messages(bob, "from the socket")
-    say(bob, "from the stream")
-    for page in (ada, bob):
-        wait_for_messages(page, "from the socket", "from the stream")
-
-
-def test_switching_keeps_person_and_messages(open_page: Open) -> None:
-    """One click moves a person to the other transport and back: same page, same person, each message once."""
+def test_all_transports_talk(open_page: Open) -> None:
+    """Two people, each going through all transports, see each other's messages and badges; the page is the same one."""
     ada, bob = open_page("Ada"), open_page("Bob")
     ada.evaluate("window.untouched = true")
-    say(bob, "one")
-    wait_for_messages(ada, "one")
-    switch(ada, "http_stream")
-    for page in (ada, bob):
-        wait_for_people(page, Ada="Stream", Bob="WebSocket")
-    say(ada, "two")
-    wait_for_messages(bob, "one", "two")
-    switch(ada, "websocket")
-    for page in (ada, bob):
-        wait_for_people(page, Ada="WebSocket", Bob="WebSocket")
-    say(ada, "three")
-    for page in (ada, bob):
-        wait_for_messages(page, "one", "two", "three")
+    texts = []
+    for mine, other in zip(LABELS, [*LABELS][::-1], strict=True):
+        switch(ada, mine)
+        switch(bob, other)
+        for page in (ada, bob):
+            wait_for_people(page, Ada=LABELS[mine], Bob=LABELS[other])
+        for page, text in ((ada, f"over {mine}"), (bob, f"back over {other}")):
+            say(page, text)
+            texts.append(text)
+            for reader in (ada, bob):
+                wait_for_messages(reader, *texts)
     assert ada.evaluate("window.untouched") is True
 
 
 def test_talk_during_switches_is_not_lost(open_page: Open) -> None:
     """Messages said while a listener switches back and forth all arrive, in order and once."""
     ada, bob = open_page("Ada"), open_page("Bob")
-    texts = [f"number {n}" for n in range(10)]
+    texts = [f"number {n}" for n in range(12)]
     for n, text in enumerate(texts):
-        switch(ada, "websocket" if n % 2 else "http_stream")
+        switch(ada, [*LABELS][n % 4])
         say(bob, text)
     for page in (ada, bob):
         wait_for_messages(page, *texts)
 
 
-def test_leaving_takes_the_badge_away(open_page: Open) -> None:
-    """A person whose page is gone leaves the list, whatever the transport was."""
-    ada, bob, cyd = open_page("Ada"), open_page("Bob"), open_page("Cyd")
-    switch(cyd, "http_stream")
-    wait_for_people(ada, Ada="WebSocket", Bob="WebSocket", Cyd="Stream")
-    bob.command("Page.navigate", url="about:blank")
-    wait_for_people(ada, Ada="WebSocket", Cyd="Stream")
-    cyd.command("Page.navigate", url="about:blank")
+def test_a_network_that_goes(open_page: Open, network: CuttingProxy) -> None:
+    """Without a network the page says so, keeps what is said, and shows it to have arrived when the network is back."""
+    ada, bob = open_page("Ada"), open_page("Bob")
+    switch(bob, "http_stream")
+    wait_for_people(ada, Ada="WebSocket", Bob="Stream")
+    network.cut(down=True)
+    for page in (ada, bob):
+        wait_for_state(page, "detached")
+        page.wait_for("document.querySelector('#state').textContent.match(/lost: .+; trying again in \\d+ s/)")
+    say(ada, "from a tunnel")
+    say(bob, "from a lift")
+    for page, text in ((ada, "from a tunnel"), (bob, "from a lift")):
+        page.wait_for(f"document.querySelector('.waiting p').textContent === '{text}'")
+    network.up()
+    for page in (ada, bob):
+        page.evaluate("dispatchEvent(new Event('online')), null")  # no need to wait any longer
+        page.wait_for("document.querySelector('#log').innerText.includes('Nothing was lost')")
+        page.wait_for("document.querySelectorAll('.message:not(.waiting)').length === 2")
+        page.wait_for("document.querySelectorAll('.waiting, .failed').length === 0")
+    shown = "[...document.querySelectorAll('.message p')].map(line => line.textContent)"
+    assert ada.evaluate(shown) == bob.evaluate(shown)
+    bob.wait_for("document.querySelector('.badge.away') === null")
+
+
+def test_cut_my_connection(open_page: Open) -> None:
+    """The button cuts the connection, on the server's side; the numbers show another attach, and nothing lost."""
+    ada = open_page("Ada")
+    ada.click("#numbers summary")
+    ada.wait_for("/attaches\\s+1\\s/.test(document.querySelector('#numbers').innerText)")
+    ada.click("#cut")
+    ada.wait_for("document.querySelector('#log').innerText.includes('Nothing was lost')")
+    say(ada, "still here")
+    wait_for_messages(ada, "still here")
+    ada.wait_for("/attaches\\s+2\\s/.test(document.querySelector('#numbers').innerText)")
+
+
+def test_reload(open_page: Open) -> None:
+    """A reloaded page goes on as the same person in the same session, with what was said before."""
+    ada, bob = open_page("Ada"), open_page("Bob")
+    say(ada, "before")
+    wait_for_messages(bob, "before")
+    for transport in ("events", "websocket"):
+        switch(ada, transport)
+        wait_for_people(bob, Ada=LABELS[transport], Bob="WebSocket")
+        ada.reload()
+        wait_for_state(ada, "attached")
+        wait_for_people(ada, Ada="WebSocket", Bob="WebSocket")
+    say(ada, "after")
+    for page in (ada, bob):
+        wait_for_messages(page, "before", "after")
+    assert ada.evaluate("document.querySelectorAll('.mine').length") == 2
+    assert "left" not in bob.text("#log")
+
+
+def test_duplicated(browser: cdp.Browser, open_page: Open) -> None:
+    """A duplicated tab is another person."""
+    ada = open_page("Ada")
+    other = browser.opened_by(ada, "open(location.href)")
+    wait_for_people(other, Ada="WebSocket", Ada_2="WebSocket")
+    say(other, "hello me")
+    wait_for_messages(ada, "hello me")
+
+
+def test_leaving(open_page: Open) -> None:
+    """Who leaves is gone at once."""
+    ada, bob = open_page("Ada"), open_page("Bob")
+    wait_for_people(ada, Ada="WebSocket", Bob="WebSocket")
+    bob.click("#leave")
     wait_for_people(ada, Ada="WebSocket")
+    bob.wait_for("document.querySelector('#join').checkVisibility()")
+
+
+def test_a_page_that_is_closed(open_page: Open, backend: Backend) -> None:
+    """Its person is away first, and has left after the grace."""
+    server = run_server(Chat(grace=2.0).handle, port=0, backend=backend)
+    try:
+        ada, bob = open_page("Ada", server.port), open_page("Bob", server.port)
+        bob.go("data:text/html,elsewhere")
+        ada.wait_for("document.querySelector('.badge.away') !== null")
+        wait_for_people(ada, Ada="WebSocket")
+    finally:
+        server.stop(timeout=0.1)
+
+
+def test_left_and_shown_again(open_page: Open) -> None:
+    """A page that the browser puts away is away, and back when it is shown again; it has missed nothing."""
+    ada, bob = open_page("Ada"), open_page("Bob")
+    here = bob.evaluate("location.href")
+    bob.evaluate("window.untouched = true")
+    bob.go(here + "page.css")
+    wait_for_people(ada, Ada="WebSocket", Bob="away")
+    say(ada, "where are you?")
+    bob.back()
+    wait_for_people(ada, Ada="WebSocket", Bob="WebSocket")
+    wait_for_messages(bob, "where are you?")
+    assert bob.evaluate("window.untouched") is True
 
 
 def test_newcomer_gets_the_latest(open_page: Open) -> None:
@@ -181,13 +255,15 @@ def test_plain_event_source(open_page: Open) -> None:
     wait_for_people(ada, Ada="WebSocket", Plain="Stream")
     say(ada, "to all\u2028of you \N{WAVING HAND SIGN}")
     heard = ada.wait_for("heard.some(event => event.type === 'message') && heard")
-    assert [event["type"] for event in heard] == ["welcome", "people", "message"]
+    assert [event["type"] for event in heard] == ["welcome", "message"]
     assert heard[-1]["text"] == "to all\u2028of you \N{WAVING HAND SIGN}"
 
 
-@pytest.mark.parametrize("transport", ["websocket", "http_stream"])
-def test_comes_back_after_a_restart(browser: cdp.Browser, backend: Backend, transport: str) -> None:
-    """When the server goes the page says so, and joins the next one by itself."""
+@pytest.mark.parametrize("transport", ["websocket", "long_poll"])
+def test_comes_back_after_a_restart(
+    browser: cdp.Browser, network: CuttingProxy, backend: Backend, transport: str
+) -> None:
+    """When the server has gone the session is over: the page says so and what may be lost, and joins the next one."""
     server = run_server(Chat().handle, port=0, backend=backend)
     page = browser.page(f"http://127.0.0.1:{server.port}/")
     try:
@@ -195,18 +271,28 @@ def test_comes_back_after_a_restart(browser: cdp.Browser, backend: Backend, tran
         join(page, "Ada")
         say(page, "before")
         wait_for_messages(page, "before")
-        server.stop()
-        wait_for_state(page, "waiting")
-        assert "trying again" in page.text("#state")
-        assert page.evaluate("document.querySelector('#send').disabled") is True
+        server.stop(timeout=2)
+        page.wait_for("document.querySelector('#log').innerText.includes('ended the session; joining anew')")
+        wait_for_state(page, "detached")
+        say(page, "to nobody")
+        page.wait_for("document.querySelector('.waiting') !== null")
         server = run_server(Chat().handle, port=server.port, backend=backend)
-        wait_for_state(page, "connected")
-        wait_for_messages(page)  # a new room, so the old one's messages are gone
-        say(page, "after")
-        wait_for_messages(page, "after")
+        wait_for_state(page, "attached")
+        wait_for_messages(page, "before", "to nobody")
     finally:
         page.close()
-        server.stop()
+        server.stop(timeout=0.1)
+
+
+def test_a_name_that_is_refused(open_page: Open) -> None:
+    """The page lets one try another."""
+    page = open_page("")
+    page.evaluate("document.querySelector('#name').value = '\\u202e'")  # nothing that one could see
+    page.click("#join button")
+    page.wait_for("document.querySelector('#problem').innerText.includes('who are you?')")
+    page.evaluate("document.querySelector('#name').value = ''")
+    join(page, "Ada")
+    wait_for_people(page, Ada="WebSocket")
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -222,12 +308,3 @@ def test_fits_the_window(open_page: Open, dark: bool, width: int, tmp_path: Path
     assert page.evaluate("document.querySelector('#compose').getBoundingClientRect().bottom <= innerHeight") is True
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
     assert (int(ground) < 128) is dark
-
-
-def test_a_frozen_page_is_not_here(open_page: Open) -> None:
-    """A page that the browser keeps frozen leaves the room, and is back when it is shown again."""
-    ada, bob = open_page("Ada"), open_page("Bob")
-    bob.evaluate("dispatchEvent(new PageTransitionEvent('pagehide', {persisted: true}))")
-    wait_for_people(ada, Ada="WebSocket")
-    bob.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))")
-    wait_for_people(ada, Ada="WebSocket", Bob="WebSocket")

@@ -21,7 +21,7 @@ import cdp
 EXECUTABLE = cdp.find_browser()
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no `chromium` on the PATH (apt-get install chromium)")
 
-HEADERS = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": "default-src 'self'"}
+HEADERS = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": "default-src 'self'; img-src data:"}
 HTML = '<!doctype html><title>t</title><link rel="icon" href="data:,"><script type="module" src="/page.js"></script>'
 #: What was received is written down in the tab, whichever page of it received it.
 PAGE = """
@@ -35,7 +35,8 @@ window.begin = (options) => {
   };
 };
 window.addEventListener("pageshow", ({ persisted }) => (window.wasPutAway = persisted));
-if (sessionStorage.getItem("options")) begin({ ...JSON.parse(sessionStorage.getItem("options")), state: sessionStorage });
+const options = sessionStorage.getItem("options");
+if (options) begin({ ...JSON.parse(options), state: sessionStorage });
 window.ready = true;
 """
 
@@ -132,8 +133,8 @@ def test_every_transport(page: cdp.Page, site: Site) -> None:
 def test_reloads(page: cdp.Page, site: Site, options: dict[str, Any]) -> None:
     """A page reloaded with messages under way loses none and sees none twice: it is one session to the server."""
     begin(page, **options)
-    page.wait_for("channel.status.state === 'attached'")
     for turn in range(3):
+        page.wait_for("channel.status.state === 'attached'")  # before that a send waits, and is not accepted yet
         page.evaluate("window.ready = false")
         page.evaluate(f"for (const n of [0, 1, 2]) channel.send(`{turn}.${{n}}`); location.reload()")
         page.wait_for("window.ready && channel.resumed")
@@ -141,22 +142,30 @@ def test_reloads(page: cdp.Page, site: Site, options: dict[str, Any]) -> None:
     page.wait_for(f"log().length >= {len(wanted)}")
     assert page.evaluate("log()") == wanted
     assert site.said == [wanted]
-    assert page.evaluate("channel.close()")["delivered"]
+    page.wait_for("channel.status.state === 'attached'")
+    info = page.evaluate("channel.close()")
+    assert info["delivered"], info
 
 
 def test_away_and_back(page: cdp.Page, site: Site) -> None:
-    """Through another page and back, by the back-forward cache or not: the session goes on."""
+    """Another page of the tab goes on; the one that is shown again hears that, and may take the session back."""
     begin(page, transport="websocket")
     page.evaluate("channel.send('before')")
     page.wait_for("log().length === 1")
     page.evaluate("channel.send('left'); location.href = '/other'")
-    page.wait_for("location.pathname === '/other' && window.ready")
+    page.wait_for("location.pathname === '/other' && window.ready && channel.resumed")
+    page.evaluate("channel.send('there')")
+    page.wait_for("log().length === 3")
     page.evaluate("history.back()")
-    page.wait_for("location.pathname === '/' && window.ready && channel.isOpen")
+    page.wait_for("location.pathname === '/' && window.ready")
+    assert page.evaluate("wasPutAway")  # an open WebSocket would have forbidden it
+    assert page.evaluate("channel.closed")["outcome"] == "superseded"
+    begin(page, transport="websocket")
+    assert page.evaluate("channel.resumed")
     page.evaluate("channel.send('after')")
-    page.wait_for("log().length >= 3")
-    assert page.evaluate("log()") == ["before", "left", "after"]
-    assert site.said == [["before", "left", "after"]]
+    page.wait_for("log().length >= 4")
+    assert page.evaluate("log()") == ["before", "left", "there", "after"]
+    assert site.said == [["before", "left", "there", "after"]]
 
 
 def test_leaving_is_told(page: cdp.Page, site: Site) -> None:

@@ -8,8 +8,6 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from channelkit import Channel, Endpoint, Request, Response, SessionConfig
 from channelkit.client import ClientChannel, ConnectFailed, connect
@@ -20,7 +18,6 @@ from channelkit.testing import clock
 from channelkit.testing.clock import BACKENDS, Backend
 from channelkit.testing.host import Host, open_host
 from channelkit.testing.network import MemoryStream
-from channelkit.testing.strategies import payloads
 
 URL = "http://test"
 TRANSPORTS = tuple(KINDS)
@@ -185,65 +182,6 @@ def test_a_loss_is_told(transport: str, backend: Backend) -> None:
     play(backend, Room(), plan)
 
 
-@dataclass(frozen=True)
-class Step:
-    """`what` happens, `after` so many bytes or seconds."""
-
-    what: str
-    payload: Payload = ""
-    after: int = 0
-
-
-def steps() -> st.SearchStrategy[Step]:
-    """Messages, cuts at any byte, moves to any transport, an outage, time."""
-    return st.one_of(
-        st.builds(Step, st.just("send"), payloads()),
-        st.builds(Step, st.just("send"), payloads()),
-        st.builds(Step, st.just("cut"), after=st.sampled_from((0, 0, 1, 40, 200, 700))),
-        st.builds(Step, st.sampled_from(TRANSPORTS)),
-        st.builds(Step, st.sampled_from(("wait", "outage")), after=st.sampled_from((0, 1, 7))),
-    )
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=20)
-@given(first=st.sampled_from(TRANSPORTS), plan=st.lists(steps(), max_size=20))
-def test_random_walks(backend: Backend, first: str, plan: list[Step]) -> None:
-    """S1, S2, S9: whatever is cut and wherever the client moves, both received lists are exact and the end is clean."""
-    room = Room()
-    sent = [step.payload for step in plan if step.what == "send" and step.payload not in ("close", "raise")]
-
-    async def walk(network: Network) -> None:
-        async with connect(URL, transport=first, dial=network.dial) as channel, anyio.create_task_group() as tasks:
-
-            async def receive() -> None:
-                assert [await channel.receive() for _ in sent] == sent
-
-            tasks.start_soon(receive)
-            for step in plan:
-                await act(step, channel, network)
-            network.refusing = False
-        assert channel.close_info is not None
-        assert channel.close_info.delivered
-
-    async def act(step: Step, channel: ClientChannel, network: Network) -> None:
-        if step.what == "send":
-            if step.payload in sent:
-                assert await channel.send(step.payload)
-        elif step.what == "cut":
-            network.cut(step.after)
-        elif step.what in TRANSPORTS:
-            channel.switch(step.what)
-        else:
-            network.refusing = step.what == "outage"
-            await anyio.sleep(step.after)
-            network.refusing = False
-
-    play(backend, room, walk, window=5, window_bytes=6000, max_message=5000, grace=1000.0)
-    assert room.received == sent
-    assert len(room.ends) == 1
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_nobody_there(transport: str, backend: Backend) -> None:
@@ -278,6 +216,24 @@ def test_an_error_inside(backend: Backend) -> None:
 
     play(backend, room, plan)
     assert [str(status) for status in room.ends] == ["internal-server-error"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("after", [0.0, 0.01, 0.6, 5.0])
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_cancelled_it_leaves_no_connection(transport: str, after: float, backend: Backend) -> None:
+    """Cancelled at any moment, every connection is closed, also those that were kept for the next request."""
+
+    async def plan(network: Network) -> None:
+        with anyio.move_on_after(after):
+            async with connect(URL, transport=transport, dial=network.dial) as channel:
+                await echoes(channel, MESSAGES)
+                await anyio.sleep(1000)
+        for stream in network.streams:
+            with pytest.raises(anyio.ClosedResourceError):
+                await stream.receive()
+
+    play(backend, Room(), plan)
 
 
 @pytest.mark.parametrize(

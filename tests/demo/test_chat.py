@@ -145,7 +145,9 @@ class Session:
             connection.close()
 
 
-def request(server: Server, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str, Any]:
+def request(
+    server: Server, method: str, path: str, body: bytes | None = None, /, **headers: str
+) -> tuple[int, str, Any]:
     """Status, body and headers of the answer."""
     connection = HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     try:

@@ -94,7 +94,38 @@ def test_authenticate_is_not_asked_any_more(where: str, backend: Backend) -> Non
             assert (await wrong(site, **headers)).status == 429
         assert asked == ["right", "0", "1", "2"]
         assert (await site.session("GET", "/poll", X_Password="right")).status == 200
-        assert (await site.session("GET", "/poll", X_Password="stale")).status == 401
+        for password in ("stale", "of somebody else"):  # held back too: a session of one's own helps nobody to guess
+            held = await site.session("GET", "/poll", X_Password=password)
+            assert (held.status, held.json["code"]) == (429, "rate")
+
+    run(endpoint_of(session=LIMIT, authenticate=authenticate), where, backend, talk)
+
+
+@everywhere
+def test_a_right_hello_passes_authenticate_too(where: str, backend: Backend) -> None:
+    """S6: a WebSocket shows its secret after `authenticate` was asked.  All others get one answer, whoever they are."""
+
+    async def authenticate(request: Request) -> Any:
+        return request.headers.get("x-user") or reject(401, {}, "who?")
+
+    async def hello(site: Site, way: str, user: bytes, **members: str) -> Any:
+        headers = [(b"X-User", user)] if user else None
+        peer = await site.host.websocket(f"/room/ck{way}", headers, ["ck.v1"], address=NEAR)
+        await peer.send(f"h {json.dumps({'v': 1, **members})}")
+        first = await peer.receive()
+        return (first.code, first.reason) if isinstance(first, CloseConnection) else str(first)[:2]
+
+    async def talk(site: Site) -> None:
+        site.address = NEAR
+        await site.create(X_User="ann")
+        for _ in range(3):
+            await wrong(site, X_User="ann")
+        way, secret, rate = f"/{site.sid}/ws", site.secret, (4429, "rate")
+        assert await hello(site, way, b"ann", secret=secret) == "h "
+        assert await hello(site, way, b"bob", secret=secret) == rate
+        assert await hello(site, way, b"", secret=secret) == rate
+        assert await hello(site, way, b"ann", secret="wrong") == rate
+        assert await hello(site, "/ws", b"ann") == rate
 
     run(endpoint_of(session=LIMIT, authenticate=authenticate), where, backend, talk)
 

@@ -173,6 +173,45 @@ def test_a_session_moves_to_a_websocket_and_back(where: str, backend: Backend) -
     run(endpoint_of(handler), where, backend, talk)
 
 
+def test_detached_by_the_application(where: str, backend: Backend) -> None:
+    """`detach` ends what carries the session, behind what was written, and nothing else; False if nothing does."""
+
+    async def talk(site: Site) -> None:
+        await site.create()
+        await site.session("POST", "?n=1", b"one")
+        channel = endpoint.session(site.sid)
+        assert channel is not None
+        assert not channel.detach()
+        stream = await site.open("/stream?ack=0")
+        received = b""
+        while b'"one"' not in received:
+            received += await stream.receive()
+        channel.send_nowait("two")
+        assert channel.detach()
+        while not received.endswith(b"\r\n0\r\n\r\n"):
+            received += await stream.receive()
+        assert b'["m",2,"two"]' in received
+        assert not channel.detach()
+        peer = await site.host.websocket(f"/room/ck/{site.sid}/ws", subprotocols=["ck.v1"])
+        await peer.send(f'h {{"v":1,"secret":"{site.secret}","recv":2}}')
+        assert str(await peer.receive()).startswith("h {")
+        assert channel.detach()
+        closed = await peer.receive()
+        assert isinstance(closed, CloseConnection)
+        assert (closed.code, closed.reason) == (1012, "detached")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(waiting_poll, site)
+            await anyio.sleep(1)
+            assert channel.detach()
+        assert channel.is_open
+
+    async def waiting_poll(site: Site) -> None:
+        assert (await site.poll(2, 20)).status == 204
+
+    endpoint = endpoint_of()
+    run(endpoint, where, backend, talk)
+
+
 def test_create_on_connect(where: str, backend: Backend) -> None:
     """A WebSocket at /ck/ws whose hello names no session gets a new one, and its secret once."""
 
@@ -321,6 +360,21 @@ def test_authenticate_sees_every_request(where: str, backend: Backend) -> None:
         assert principals == ["ann"]
 
     run(endpoint_of(handler, authenticate=authenticate), where, backend, talk)
+
+
+@pytest.mark.parametrize("principal", [False, {"name": "ann"}, ("ann", [])])
+def test_what_is_no_principal(principal: Any, where: str, backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+    """`authenticate=is_valid`, and what cannot be compared: nobody gets in by mistake, and the log names the cure."""
+
+    async def talk(site: Site) -> None:
+        assert (await site.create(Origin="https://friend.example")).status == 500
+        assert (await site.ask("GET", "/room", Accept="text/event-stream")).status == 500
+
+    endpoint = endpoint_of(authenticate=lambda request: principal, origins=["https://friend.example"])
+    run(endpoint, where, backend, talk)
+    told = [str(one.exc_info[1]) for one in caplog.records if one.exc_info]
+    assert len(told) == 2
+    assert all("return" in one and "authenticate returned" in one for one in told)
 
 
 def test_no_secret_in_any_log_line(where: str, backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
@@ -485,6 +539,23 @@ def test_limits_of_sessions(where: str, backend: Backend) -> None:
         assert (await site.create()).status == 503
 
     run(endpoint_of(session=SessionConfig(max_sessions=1)), where, backend, talk_again)
+
+
+def test_ended_sessions_are_remembered_within_a_bound(where: str, backend: Backend) -> None:
+    """Who makes and deletes without end fills no memory: as many ends are remembered as sessions may be open."""
+
+    async def talk(site: Site) -> None:
+        ended = []
+        for _ in range(5):
+            await site.create()
+            assert (await site.session("DELETE")).status == 204
+            ended.append((site.sid, site.secret))
+        statuses = []
+        for site.sid, site.secret in ended:
+            statuses.append((await site.poll()).status)
+        assert statuses == [404, 404, 410, 410, 410]
+
+    run(endpoint_of(session=SessionConfig(max_sessions=3)), where, backend, talk)
 
 
 def test_an_abandoned_session_ends_by_its_grace(where: str, backend: Backend) -> None:

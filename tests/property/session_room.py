@@ -17,6 +17,8 @@ from channelkit.testing.middlebox import Middlebox, open_middlebox
 from channelkit.testing.plans import Network, Pump, serving
 
 Payload = str | bytes
+#: TLS is far below a session, and has its own plans (test_promises).
+CARRIED: tuple[Pump, ...] = ("stream", "reactor", "asgi")
 
 
 @dataclass(frozen=True)

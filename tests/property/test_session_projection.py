@@ -26,16 +26,17 @@ from channelkit.status import CloseInfo
 from channelkit.testing import clock
 from channelkit.testing.clock import BACKENDS, Backend
 from channelkit.testing.middlebox import Middlebox
-from channelkit.testing.plans import PUMPS, Pump
+from channelkit.testing.plans import Pump
 from channelkit.testing.strategies import payloads
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from session_room import Closing, Payload, Raising, Room, quietly
+from session_room import CARRIED, Closing, Payload, Raising, Room, quietly
 
 TRANSPORTS = tuple(KINDS)
 CONFIG = SessionConfig(window=4, window_bytes=5000, max_message=4000, grace=60.0)
 REST = 45.0  # above every back-off, wait and delay: after it nothing is under way
+FEW = max(10, settings().max_examples // 5)  # each is played five times
 SHORT, LONG = 7.0, 200.0  # outages: above `poll_gap`, and above the grace
 
 
@@ -151,9 +152,9 @@ def _without_unread(info: CloseInfo | None) -> CloseInfo | None:
     return None if info is None else dataclasses.replace(info, unread=0)
 
 
-@pytest.mark.parametrize("pump", PUMPS)
+@pytest.mark.parametrize("pump", CARRIED)
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], max_examples=FEW)
 @given(steps=conversations(), data=st.data(), randomness=st.random_module())
 def test_the_same_projection(
     backend: Backend, pump: Pump, steps: list[Step], data: st.DataObject, randomness: Any

@@ -23,7 +23,7 @@ from channelkit.endpoint.endpoint import TRANSPORTS
 from channelkit.testing import clock
 from channelkit.testing.clock import BACKENDS, Backend
 from channelkit.testing.middlebox import Fate
-from channelkit.testing.plans import PUMPS, Network, Pump
+from channelkit.testing.plans import Network, Pump
 from channelkit.testing.strategies import payloads
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "plugins"))
 
 from channelkit_records import Records, RecordSessions
 from session_plain_client import Asked, PlainClient
-from session_room import Payload, Room
+from session_room import CARRIED, Payload, Room
 
 CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large]
 HEALING = 12  # attachments in which everything must have arrived
@@ -153,7 +153,7 @@ def check(backend: Backend, pump: Pump, plan: Plan) -> None:
     assert room.begun <= 1
 
 
-@pytest.mark.parametrize("pump", [pump for pump in PUMPS if pump != "tls"])
+@pytest.mark.parametrize("pump", CARRIED)
 @pytest.mark.parametrize("backend", BACKENDS)
 @settings(suppress_health_check=CHECKS)
 @given(plan=plans(BUILT_IN), randomness=st.random_module())

@@ -9,13 +9,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
+import anyio
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
-from channelkit import CloseStatus, Request, Server, as_channel, run_server
+from channelkit import CloseStatus, ConfigError, Request, Server, as_channel, run_server
 
 PATIENCE = 20.0
 
@@ -237,3 +239,118 @@ def test_a_base_exception_of_a_callback_ends_serve(backend: Any) -> None:
     with pytest.raises(BaseException) as caught:  # noqa: PT011  (a group or the thing itself)
         server.join(PATIENCE)
     assert isinstance(caught.value, Alarm) or caught.group_contains(Alarm)
+
+
+def test_on_stop_has_the_last_word(backend: Any) -> None:
+    """It is awaited before anything is closed; what it raises is logged and stops nothing; a second stop skips it."""
+    called: list[str] = []
+    channels: list[Any] = []
+
+    async def handler(request: Request) -> Any:
+        return as_channel(request, on_open=channels.append)
+
+    async def last_word() -> None:
+        called.append("on_stop")
+        for channel in channels:
+            await channel.send("restarting")
+        raise RuntimeError("on purpose")
+
+    server = run_server(handler, port=0, backend=backend, on_stop=last_word)
+    with connect(f"ws://127.0.0.1:{server.port}/") as websocket:
+        until(lambda: channels)
+        stopper = threading.Thread(target=server.stop, args=(PATIENCE,))
+        stopper.start()
+        assert websocket.recv(PATIENCE) == "restarting"
+        with pytest.raises(ConnectionClosed) as caught:
+            websocket.recv(PATIENCE)
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1001
+    stopper.join(PATIENCE)
+    server.stop(1)
+    assert called == ["on_stop"]
+
+
+def test_on_stop_may_be_the_handlers_own(backend: Any) -> None:
+    """An object that is a handler may know itself what to do at the end; what is no function is refused."""
+
+    class Site:
+        stopped = 0
+
+        async def __call__(self, request: Request) -> str:
+            return "hello"
+
+        def on_stop(self) -> None:
+            self.stopped += 1
+
+    site = Site()
+    run_server(site, port=0, backend=backend).stop(1)
+    assert site.stopped == 1
+    with pytest.raises(ConfigError, match="on_stop must be a function without arguments, not 'later'"):
+        run_server(site, port=0, on_stop="later")  # type: ignore[arg-type]
+
+
+def test_a_spread_end(backend: Any) -> None:
+    """Channels are closed one after another over `spread` seconds, all of them, and nobody waits for the deadline."""
+
+    async def handler(request: Request) -> Any:
+        return as_channel(request)
+
+    server = run_server(handler, port=0, backend=backend, spread=0.3)
+    ends: list[float] = []
+
+    def watch(websocket: ClientConnection) -> None:
+        with pytest.raises(ConnectionClosed) as caught:
+            websocket.recv(PATIENCE)
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1001
+        ends.append(time.monotonic())
+
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(connect(f"ws://127.0.0.1:{server.port}/")) for _ in range(10)]
+        until(lambda: server.statistics().channels == 10)
+        watchers = [threading.Thread(target=watch, args=(websocket,)) for websocket in sockets]
+        for watcher in watchers:
+            watcher.start()
+        server.stop(PATIENCE)
+        for watcher in watchers:
+            watcher.join(PATIENCE)
+    assert len(ends) == 10
+    assert max(ends) - min(ends) > 0.1  # at once they come within a few milliseconds; a slow machine only adds to it
+    with pytest.raises(ConfigError, match=r"spread .* must be below drain_timeout"):
+        run_server(handler, port=0, spread=20)
+
+
+def test_what_was_under_way_is_answered(backend: Any) -> None:
+    """A client that connected before the stop is answered, also if its request comes only after it has begun."""
+
+    async def handler(request: Request) -> str:
+        return "hello"
+
+    server = run_server(handler, port=0, backend=backend)
+    early = [socket.create_connection(("127.0.0.1", server.port), PATIENCE) for _ in range(5)]
+    stopper = threading.Thread(target=server.stop, args=(PATIENCE,))
+    stopper.start()
+    until(lambda: server.status == "stopping")
+    for sock in early:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+    for sock in early:
+        answer = read_all(sock)
+        assert answer.startswith(b"HTTP/1.1 200"), answer
+        assert b"\r\nConnection: close\r\n" in answer
+    stopper.join(PATIENCE)
+
+
+def test_the_second_wish_is_heard_in_the_same_turn(backend: Any) -> None:
+    """Two signals may come at once: the patience of the shorter one counts, though the end has not begun yet."""
+    servers: list[Server] = []
+
+    async def handler(request: Request) -> str:
+        servers[0].stop_soon(600)
+        servers[0].stop_soon(0.05)
+        await anyio.sleep_forever()
+        return "never"
+
+    servers.append(run_server(handler, port=0, backend=backend))
+    sock = get(servers[0], "/")
+    assert servers[0].join(PATIENCE)
+    read_all(sock)

@@ -2,7 +2,8 @@
 
 The machines are the real ones; only the wire between them is imagined.  A `World` can be cloned, asked which events
 are possible, and told to do one.  Every event ends with `check`, which asserts the invariants; `converge` stops the
-faults and demands that everything arrives or its loss is told on both sides.
+faults and demands that everything of the newest living tab arrives or its loss is told on both sides, and that every
+older living tab has been told: only the newest may send, and what an older one lost, its end (never clean then) told.
 
 Time stands still (all times are 0, jitter is 0, so whatever is due is due now); what takes time in life (grace,
 rotation, the end of a poll's wait) is an event.

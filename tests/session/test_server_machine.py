@@ -320,3 +320,14 @@ def test_attaches_that_bring_nothing_are_slowed() -> None:
     assert isinstance(results[0], Admitted)
     assert refused(results[-1]) == (429, "rate")
     assert isinstance(machine.attach(STREAM, 1, 0, 100.0), Admitted)
+
+
+def test_a_poller_that_talks_is_not_slowed() -> None:
+    """Its POSTs acknowledge what its polls would have: they count as if the next poll had said it."""
+    machine = session()
+    now = 0.0
+    for number in range(3 * CONFIG.fruitless_attaches):
+        now += 0.01
+        assert isinstance(machine.attach(POLL, 1, number, now, wait=20.0), Admitted)
+        machine.send("x", now)
+        machine.post(1, number + 1, [], now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import site
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,8 @@ def test_asgi(folder: Path) -> None:
         ("target_app.inner:room", "there is no module named 'target_app.inner'"),
         ("target_app:rom", "target_app has no 'rom'; did you mean 'room'?"),
         ("target_app:site.xyz", "target_app has no 'site.xyz'"),
+        ("site:room", f"site ({site.__file__}, which is not in "),
+        ("time:room", "time (built into Python, which is not in "),
         ("target_app:number", "target_app:number is an int, not a handler"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 import anyio
 
+from channelkit._draining import OnStop, on_stop_of
 from channelkit.asgi.hosted.core import AppCore, Homes
 from channelkit.asgi.hosted.http_exchange import AsgiHttpExchange
 from channelkit.asgi.hosted.scope import Receive, Scope, Send, content_length, request_of
@@ -25,10 +26,16 @@ HOST_OPTIONS = frozenset(
     {
         "ip",
         "port",
+        "listen",
         "backlog",
+        "reuse_port",
         "server_header",
         "ssl",
+        "trusted_proxies",
         "proxy_protocol",
+        "max_proxy_header",
+        "proxy_timeout",
+        "forwarded",
         "max_line",
         "max_head",
         "max_headers",
@@ -58,12 +65,12 @@ class ASGIApp:
     The handler is what `serve` takes, unchanged: requests become channels on any host, HTTP version and event loop.
     `options` are the fields of `Config` that are not the host's business; `drain_timeout`, the patience at the end, is
     1 second by default here, because hosts have little of their own.  A lifespan is used where the host or a parent
-    application gives one (see `lifespan`);
-    without it the first request starts what is needed, and nothing stays behind the last.
+    application gives one (see `lifespan`); without it the first request starts what is needed, and nothing stays
+    behind the last.
 
     When the process is told to stop (SIGINT, SIGTERM: heard beside the host's own handler, in the main thread, unless
-    `handle_signals` is False), streams end, WebSockets close with 1001 and new requests get 503.  `drain` does the
-    same when asked.
+    `handle_signals` is False), `on_stop()` is called (see `serve`), streams end, WebSockets close with 1001 and new
+    requests get 503.  `drain` does the same when asked.
 
     A plain `def` handler runs on the worker pool, as on our server.  Raises ConfigError for an option that cannot work
     here.
@@ -73,12 +80,14 @@ class ASGIApp:
         self,
         handler: Handler | PlainFunction,
         *,
+        on_stop: OnStop | None = None,
         handle_signals: bool = True,
         **options: Unpack[ServerOptions],
     ) -> None:
         self._handler = checked_handler(handler)
         options.setdefault("drain_timeout", DRAIN_TIMEOUT)
         self._config = _config(options)
+        self._on_stop = on_stop_of(handler, on_stop)
         self._handle_signals = handle_signals
         self._homes = Homes(self._config, self._opened)
         self._drained = False
@@ -138,6 +147,7 @@ class ASGIApp:
     @asynccontextmanager
     async def _opened(self, core: AppCore) -> AsyncIterator[None]:
         """What a core needs for as long as it lives."""
+        core.on_stop = self._on_stop
 
         def stop() -> None:
             core.loop.spawn(core.end, self._config.drain_timeout)

@@ -38,7 +38,7 @@ class AppCore(Draining):
         """Drain, then cut.  May be asked by several at once: a signal, a lifespan, the application itself."""
         self.stopping = True
         async with self._ending:
-            await self.drain(timeout)
+            await self.drain(timeout, self.config.spread)
             await self.cut()
 
     def _cancel(self) -> None:

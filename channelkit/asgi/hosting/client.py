@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from channelkit._loop import Parking
 from channelkit._outgoing import ACCEPTANCES_PER_YIELD
+from channelkit.errors import BadRequest
+from channelkit.responding import refuse
 from channelkit.spi import HttpExchange
 
 
@@ -36,6 +38,10 @@ class Client:
 
     def going_away(self, now: bool) -> None:
         self.leaving = True
+        if now and not self.exchange.started:
+            # The application is cancelled next: a request that it holds is told so, as a held channel's is.
+            refuse(self.exchange, BadRequest(503, "the server stops, and the application has not begun to answer"))
+            self.gone = True
         self.news()
 
     # -- waiting

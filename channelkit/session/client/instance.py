@@ -31,7 +31,7 @@ class Instance:
 
     def owns(self, hello: Hello, sender: Sender) -> bool:
         """Whether the numbers hello has received can only be this instance's and its predecessors'."""
-        have = hello.recv if hello.have is None else hello.have
+        have = max(hello.recv, hello.have or 0)  # `have` is never below `recv`, says a server that tells the truth
         if have > sender.sent:
             return False
         if self.had_hello or have <= max(sender.acked, self.verified):

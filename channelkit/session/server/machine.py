@@ -105,7 +105,8 @@ class ServerSession:
         if (refusal := admission.attach(self.standing, a, ack)) is not None:
             return Refused(refusal, [])
         self.downlink.contact(now)
-        progress = ack > self.sender.acked
+        # A poller that talks says by POST what it has received, and its polls bring no more than that.
+        progress = ack > self.sender.acked or self.downlink.turnover.progress
         ends = self.closing is not None and ack == self.sender.sent
         if not ends and (refusal := self._too_much(a, now, progress=progress, draining=draining)) is not None:
             return Refused(refusal, [])

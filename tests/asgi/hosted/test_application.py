@@ -13,6 +13,7 @@ from channelkit import (
     Channel,
     CloseInfo,
     ConfigError,
+    Listen,
     NotAvailable,
     Request,
     Response,
@@ -231,6 +232,28 @@ def test_drains_deadline_cancels_handlers_and_answers_503(backend: Backend, call
             assert held.status == 503
             assert stuck.sent == []
             assert ended == [pytest.approx(2, abs=0.1)]
+
+    clock.run(main, backend=backend)
+
+
+def test_on_stop_acts_before_anything_is_closed(backend: Backend, calling: Calling) -> None:
+    """The last word reaches whoever is open, and then the channel closes."""
+    open_now: list[Channel] = []
+
+    async def handler(request: Request) -> Any:
+        return as_channel(request, framing="ndjson", on_open=open_now.append)
+
+    async def last_word() -> None:
+        for channel in open_now:
+            await channel.send("restarting")
+
+    async def main() -> None:
+        app = app_of(handler, on_stop=last_word)
+        async with calling(app) as call:
+            await call.until(lambda sent: sent)
+            await app.drain(5)
+            assert call.returned.is_set()
+            assert b'"restarting"\n' in b"".join(message.get("body", b"") for message in call.sent)
 
     clock.run(main, backend=backend)
 
@@ -540,6 +563,8 @@ def test_options_of_the_host_are_refused(backend: Backend) -> None:
     assert set(Config.__dataclass_fields__) >= HOST_OPTIONS
     with pytest.raises(ConfigError, match="max_line, port: under ASGI that is the host's business"):
         ASGIApp(_hello, port=80, max_line=10)
+    with pytest.raises(ConfigError, match="forwarded, listen: under ASGI that is the host's business"):
+        ASGIApp(_hello, forwarded="x-forwarded", listen=[Listen(port=1)])
     with pytest.raises(ConfigError, match="drain_timeout must be seconds"):
         ASGIApp(_hello, drain_timeout=-1)
     with pytest.raises(TypeError, match="options are the fields"):

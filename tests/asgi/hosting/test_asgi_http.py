@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from channelkit import ASGIHandler, HandlerError, Request, as_channel
+from channelkit import ASGIApp, ASGIHandler, HandlerError, Request, as_channel
 from channelkit.testing import clock
 from channelkit.testing.host import Host, open_host, read_all
 
@@ -766,7 +766,7 @@ def test_at_the_deadline_the_application_is_cancelled(backend: Any) -> None:
         finally:
             ended.append("ended")
 
-    assert drained(app, 1, backend) == b""
+    assert drained(app, 1, backend).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert ended == ["ended"]
 
 
@@ -780,3 +780,15 @@ def test_a_lifespan_that_was_forgotten_is_told_once(backend: Any, caplog: pytest
 
     serve(sends(start(), body()), talk, backend)
     assert [one.levelname for one in caplog.records if "lifespan=site.lifespan" in one.message] == ["WARNING"]
+
+
+def test_a_channel_that_an_application_of_ours_holds_is_answered_at_the_end(backend: Any) -> None:
+    """ASGIApp inside ASGIHandler hears of a stop by its lifespan only: its held answer is 503 at the deadline too."""
+    ends: list[Any] = []
+
+    async def hold(request: Request) -> Any:
+        return as_channel(request, on_close=lambda channel, status: ends.append(status))
+
+    answer = drained(ASGIApp(hold, handle_signals=False), 1, backend)
+    assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert len(ends) == 1

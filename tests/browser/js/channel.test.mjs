@@ -188,7 +188,9 @@ test("with a cookie scripts never keep the secret, EventSource carries the strea
   sources[1].onerror({}); // without hello: an EventSource does not say what the answer was
   channel.switchTransport("events");
   assert.equal(sources.length, 2);
-  requests.at(-1).answer(204);
+  requests.at(-1).answer(204); // over, or another's: a batch of nothing is told which
+  await settled();
+  requests.at(-1).answer(409, { code: "superseded", reason: "another instance of this client took over" });
   assert.equal((await channel.closed).outcome, "superseded");
 });
 
@@ -286,6 +288,16 @@ test("a hidden page keeps its state, since it may be discarded without a word; s
   page.show("hidden");
   assert.equal(storage.size, 1);
   page.show("visible");
+  assert.equal(storage.size, 0);
+});
+
+test("what was taken from a hidden page is not put back by it", async () => {
+  const storage = new Store();
+  const { page } = await attached({ state: storage });
+  page.show("hidden");
+  const next = stage({ state: storage });
+  assert.ok(next.channel.resumed);
+  page.document.dispatchEvent(new Event("freeze")); // saves again
   assert.equal(storage.size, 0);
 });
 

@@ -6,6 +6,7 @@ import { load } from "./fakes.mjs";
 const { makeClock } = await load("clock.js");
 const { Ladder } = await load("ladder.js");
 const { utf8Size, isWellFormed, mayEnd } = await load("frames.js");
+const { Receiver, backoff } = await load("halves.js");
 const { ClientMachine } = await load("machine.js");
 
 test("the clock never goes back, and sleep counts", () => {
@@ -37,6 +38,18 @@ test("a transport that never worked is left at once, one that did after three fa
   assert.equal(ladder.climbAt, Infinity);
 });
 
+test("a transport that was asked for is not climbed away from, and those behind it are tried after it", () => {
+  const ladder = new Ladder(["websocket", "stream", "poll"]);
+  ladder.attached("websocket", 0);
+  ladder.prefer("poll");
+  ladder.attached("poll", 1);
+  assert.equal(ladder.climbAt, Infinity);
+  assert.equal(ladder.best, "poll");
+  assert.deepEqual([1, 2, 3].map(() => ladder.failed("poll")), ["poll", "poll", "websocket"]);
+  ladder.prefer("events"); // one that was not among them
+  assert.deepEqual(ladder.kinds, ["events", "poll", "websocket", "stream"]);
+});
+
 test("sizes are those of UTF-8, and lone surrogates are seen", () => {
   const texts = ["", "a", "\x7f\x80", "é", "߿ࠀ", "€", "😀", "a😀b", "\u{10ffff}", "\uffff"];
   for (const text of texts) assert.equal(utf8Size(text), Buffer.byteLength(text), text);
@@ -48,6 +61,25 @@ test("an end is what a close frame may hold", () => {
   for (const [code, reason] of [[999, ""], [1005, ""], [1006, ""], [1015, ""], [5000, ""], [1000, "x".repeat(124)], ["1000", ""], [1000, 1]]) {
     assert.ok(!mayEnd(code, reason));
   }
+});
+
+test("a receiver takes what the window holds, in messages and in bytes, and an end beyond it", () => {
+  const text = (n, data) => ({ kind: "m", n, data, size: data.length });
+  const receiver = new Receiver(2, 10, 0);
+  assert.deepEqual([text(1, "a"), text(1, "a"), text(3, "c"), text(2, "b"), text(3, "c")].map((frame) => receiver.take(frame)), [
+    "taken", "duplicate", "gap", "taken", "no room",
+  ]);
+  assert.equal(receiver.take({ kind: "e", n: 3, code: 1000, reason: "", size: 0 }), "taken");
+  assert.deepEqual([receiver.pull().data, receiver.pullEnd(), receiver.pull().data, receiver.pull()], ["a", null, "b", null]);
+  assert.equal(receiver.pullEnd().n, 3);
+  const narrow = new Receiver(9, 3, 0);
+  assert.deepEqual([narrow.take(text(1, "ab")), narrow.take(text(2, "cd"))], ["taken", "no room"]);
+});
+
+test("back-off doubles from half a second to a sixth of the grace, at most thirty, times chance", () => {
+  assert.deepEqual([0, 1, 2, 3, 4, 5, 99].map((failures) => backoff(failures, 1, 30)), [0, 0.5, 1, 2, 4, 5, 5]);
+  assert.deepEqual([7, 8, 99].map((failures) => backoff(failures, 1, 600)), [30, 30, 30]);
+  assert.equal(backoff(3, 0.25, 30), 0.5);
 });
 
 const hello = { kind: "h", hello: { recv: 0, sid: "S", terms: { window: 4, windowBytes: 400, max: 100, ping: 20, grace: 30 } } };

@@ -1,0 +1,303 @@
+"""The module in a real browser, and what happens to pages there: every list is exact, or the loss is told."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import pytest
+import uvicorn
+
+from channelkit import ASGIApp, run_server
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import cdp
+from lists import Lists, Talk, numbers
+from proxy import CuttingProxy
+
+pytestmark = pytest.mark.xdist_group("chromium")  # the browser is started once, not once a core
+
+Backend = Literal["asyncio", "trio"]
+NETWORK_COMPLAINTS = ("Failed to load resource", "WebSocket connection to")  # as it must be: we cut it
+TRANSPORTS = ("websocket", "http_stream", "events", "long_poll")
+
+
+@dataclass
+class Site:
+    """A server, a network between it and the pages, and the pages."""
+
+    lists: Lists
+    proxy: CuttingProxy
+    browser: cdp.Browser
+    pages: list[cdp.Page]
+
+    def open(self, transport: str, query: str = "&keep") -> cdp.Page:
+        page = self.browser.page(f"http://127.0.0.1:{self.proxy.port}/lists.html?transport={transport}{query}")
+        self.pages.append(page)
+        flows(page)
+        return page
+
+    def open_all(self, query: str = "&keep") -> list[cdp.Page]:
+        """One page a transport; they talk at the same time."""
+        return [self.open(transport, query) for transport in TRANSPORTS]
+
+    def talk(self, page: cdp.Page) -> Talk:
+        sid = page.evaluate("channel.sessionId")
+        return next(talk for talk in self.lists.talks if talk.channel.session_id == sid)
+
+
+@contextmanager
+def under_uvicorn(lists: Lists) -> Iterator[int]:
+    """The port of uvicorn with the same site, in a thread."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host = uvicorn.Server(uvicorn.Config(ASGIApp(lists.handle, handle_signals=False), log_level="warning"))
+        thread = threading.Thread(target=host.run, args=([listener],), name="uvicorn")
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            host.should_exit = host.force_exit = True
+            thread.join()
+
+
+@contextmanager
+def under_our_server(lists: Lists, backend: Backend) -> Iterator[int]:
+    running = run_server(lists.handle, port=0, backend=backend)
+    yield running.port
+    running.stop(timeout=0.1)
+
+
+@contextmanager
+def made(browser: cdp.Browser, host: str, **options: Any) -> Iterator[Site]:
+    lists = Lists(**options)
+    serving = under_uvicorn(lists) if host == "uvicorn" else under_our_server(lists, cast(Backend, host))
+    with serving as port, CuttingProxy(port) as proxy:
+        site = Site(lists, proxy, browser, [])
+        try:
+            yield site
+            complaints = [one for page in site.pages for one in page.complaints]
+            assert [one for one in complaints if not one.startswith(NETWORK_COMPLAINTS)] == []
+        finally:
+            for page in site.pages:
+                page.close()
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def site(browser: cdp.Browser, request: pytest.FixtureRequest) -> Iterator[Site]:
+    with made(browser, request.param) as site:
+        yield site
+
+
+def flows(page: cdp.Page) -> None:
+    """Both ways, from now on."""
+    page.wait_for("window.remember && (remember(), true)")
+    page.wait_for("flows()")
+
+
+def flows_up(page: cdp.Page) -> None:
+    """The server acknowledges what the page says from now on."""
+    page.wait_for("window.remember && (remember(), true)")
+    page.wait_for("flows(0, 5)")
+
+
+def attached(page: cdp.Page, transport: str) -> None:
+    page.wait_for(f"channel.status.state === 'attached' && channel.transport === '{transport}'")
+
+
+def judge(site: Site, *pages: cdp.Page) -> list[dict[str, Any]]:
+    """Let them finish; both lists of each, over all its reloads, are exact.  Returns what the pages say."""
+    told = []
+    for page in pages:
+        answer = page.evaluate("finish()")
+        talk = site.talk(page)
+        assert answer["info"] is None
+        assert answer["heard"] == numbers("s", talk.said)
+        assert talk.heard == numbers("c", answer["said"])
+        assert min(talk.said, answer["said"]) >= 5
+        told.append(answer)
+    return told
+
+
+def test_switched(site: Site) -> None:
+    """The transport changes while both sides talk: each one after each other one."""
+    page = site.open("websocket")
+    for transport in ("events", "websocket", "long_poll", "http_stream", "long_poll", "events", "http_stream"):
+        page.evaluate(f"channel.switchTransport('{transport}')")
+        attached(page, transport)
+        flows(page)
+    judge(site, page)
+
+
+def test_cut(site: Site) -> None:
+    """Connections are cut without a word, again and again, and ended by the server."""
+    pages = site.open_all()
+    for _ in range(3):
+        site.proxy.cut()
+        for page in pages:
+            flows(page)
+    for page in pages:
+        page.evaluate("remember(), fetch('/cut?' + channel.sessionId)")
+    for page in pages:
+        page.wait_for("flows()")
+    for answer in judge(site, *pages):
+        assert answer["statistics"]["attaches"] > 1 or answer["statistics"]["transport"] == "long_poll"
+    assert site.proxy.cuts >= 3 * len(pages)
+
+
+def test_offline(site: Site) -> None:
+    """The network goes, and comes back."""
+    pages = site.open_all()
+    for page in pages:
+        page.offline(True)
+    site.proxy.cut(down=True)
+    for page in pages:
+        page.wait_for("!navigator.onLine && channel.status.state !== 'attached'")
+        page.wait_for("said > channel.statistics().acked + 5")
+    site.proxy.up()
+    for page in pages:
+        page.offline(False)
+    for page in pages:
+        page.wait_for("navigator.onLine && channel.status.state === 'attached'")
+        flows(page)
+    judge(site, *pages)
+
+
+def test_reloaded(site: Site) -> None:
+    """With its state a page goes on where it was, twice; it is another instance of the same session."""
+    pages = site.open_all()
+    sessions = [page.evaluate("channel.sessionId") for page in pages]
+    for _ in range(2):
+        for page in pages:
+            page.reload()
+        for page in pages:
+            page.wait_for("window.begun > 0 && channel.resumed")
+            flows(page)
+    for answer in judge(site, *pages):
+        assert answer["statistics"]["instance"] > 1
+    assert [page.evaluate("channel.sessionId") for page in pages] == sessions
+
+
+def test_reloaded_without_state(site: Site) -> None:
+    """The session is closed, with everything that was said before; the page begins another one."""
+    for transport in TRANSPORTS:
+        page = site.open(transport, "")
+        talk = site.talk(page)
+        page.evaluate("addEventListener('pagehide', () => sessionStorage.before = said)")
+        page.reload()
+        page.wait_for("window.channel?.sessionId")
+        said = int(page.evaluate("sessionStorage.before"))
+        page.wait_for(f"fetch('/over?{talk.channel.session_id}').then(answer => answer.json())")
+        info = talk.channel.close_info
+        assert info is not None
+        heard = numbers("c", said)[:-1]
+        assert (talk.heard, info.code, info.by) == (heard, 1001, "peer")
+        flows(page)
+        judge(site, page)
+
+
+def test_duplicated(site: Site) -> None:
+    """A tab that is duplicated is another one, with a session of its own; both go on."""
+    page = site.open("websocket")
+    other = site.browser.opened_by(page, "open(location.href)")
+    flows(other)
+    assert other.evaluate("channel.resumed") is False
+    assert site.talk(other) is not site.talk(page)
+    page.command("Page.bringToFront")
+    judge(site, page)
+
+
+SAVE = "sessionStorage.setItem('channelkit ' + location.origin + '/lists/ck', channel.save())"
+
+
+def test_taken_over(site: Site) -> None:
+    """A page that finds the state of one that still lives goes on in its place; the older one is told so."""
+    page = site.open("websocket")
+    first = page.evaluate("finish()")
+    page.evaluate(SAVE)
+    other = site.browser.opened_by(page, "open(location.href)")
+    info = page.wait_for("channel.closeInfo")
+    assert (info["outcome"], info["delivered"], info["unacknowledged"]) == ("superseded", False, 0)
+    flows_up(other)
+    second = other.evaluate("finish()")
+    talk = site.talk(other)
+    whole = numbers("c", second["said"])
+    assert second["said"] > first["said"]
+    assert talk.heard == [*whole[: first["said"]], "done", *whole[first["said"] :]]
+    assert first["heard"] == second["heard"] == numbers("s", talk.said)
+
+
+def test_a_stale_copy(site: Site) -> None:
+    """A page that finds a state which is not the last one any more is told that it is lost; nobody else is harmed."""
+    page = site.open("websocket")
+    page.evaluate(SAVE)
+    flows(page)
+    other = site.browser.opened_by(page, "open(location.href)")
+    info = other.wait_for("window.channel?.closeInfo")
+    assert (info["outcome"], info["delivered"]) == ("lost", False)
+    page.command("Page.bringToFront")
+    flows(page)
+    judge(site, page)
+
+
+def test_frozen(site: Site) -> None:
+    """A page is frozen, the network changes meanwhile, it wakes: what was said by both is there."""
+    pages = site.open_all()
+    for page in pages:
+        page.frozen(True)
+    site.proxy.cut()
+    for page in pages:
+        page.frozen(False)
+    for page in pages:
+        flows(page)
+    judge(site, *pages)
+
+
+def test_left_and_shown_again(site: Site) -> None:
+    """A page that was left is put away as it is, with no connection, and goes on when it is shown again."""
+    pages = site.open_all()
+    ids = [page.evaluate("id") for page in pages]
+    for page in pages:
+        page.go(f"http://127.0.0.1:{site.proxy.port}/empty.html")
+    for page in pages:
+        page.back()
+    for page, number in zip(pages, ids, strict=True):
+        page.wait_for("window.restored")
+        assert page.evaluate("id") == number  # not loaded anew
+        flows(page)
+    judge(site, *pages)
+
+
+def test_of_another_site(browser: cdp.Browser) -> None:
+    """Pages of another origin, over every transport, cut once."""
+    with made(browser, "asyncio") as home:
+        origin = f"http://127.0.0.1:{home.proxy.port}"
+        with made(browser, "trio", origins=[origin]) as site:
+            query = f"&url=http://127.0.0.1:{site.proxy.port}/lists"
+            pages = [home.open(transport, query) for transport in TRANSPORTS]
+            site.proxy.cut()
+            for page in pages:
+                flows(page)
+            judge(site, *pages)
+
+
+def test_under_uvicorn(browser: cdp.Browser) -> None:
+    """Cut, reloaded, switched, under a host of ASGI."""
+    with made(browser, "uvicorn") as site:
+        pages = site.open_all()
+        site.proxy.cut()
+        for page in pages:
+            flows(page)
+            page.reload()
+        for page, transport in zip(pages, reversed(TRANSPORTS), strict=True):
+            flows(page)
+            page.evaluate(f"channel.switchTransport('{transport}')")
+            attached(page, transport)
+            flows(page)
+        judge(site, *pages)
