@@ -42,7 +42,7 @@ def test_demo(backend: str) -> None:
         connection.request("GET", "/")
         with connection.getresponse() as response:
             assert b"channelkit chat" in response.read()
-        connection.request("GET", "/chat?name=Ada")
+        connection.request("GET", "/chat?name=Ada", headers={"Accept": "text/event-stream"})
         with connection.getresponse() as held:  # somebody is here when it ends
             assert held.status == 200
             process.send_signal(signal.SIGINT)
