@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import gc
 import json
 import multiprocessing
 import re
@@ -30,6 +31,7 @@ from channelkit import Channel, Endpoint, Group, Request, Response, SessionConfi
 
 PAYLOAD = "x" * 64
 PATIENCE = 30.0
+RARELY = (20_000, 20, 50)
 _LENGTH = re.compile(rb"\r\ncontent-length: ([0-9]+)", re.IGNORECASE)
 _SECRET = re.compile(rb'"secret":"([^"]+)"')
 _SID = re.compile(rb'"sid":"([^"]+)"')
@@ -50,9 +52,11 @@ async def iterated(channel: Channel) -> None:
         pass
 
 
-def serve_forever(port: int, backend: str, style: str) -> None:
+def serve_forever(port: int, backend: str, style: str, rarely: bool) -> None:
     """The server's process."""
     raise_descriptor_limit()
+    if rarely:
+        gc.set_threshold(*RARELY)
     # All of them come from this machine, and their one process may be slow to poll.
     config = SessionConfig(max_sessions_per_principal=20000, grace=120.0)
     if style == "callbacks":
@@ -215,6 +219,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--sessions", type=int, default=5000)
     parser.add_argument("--backend", choices=("asyncio", "trio"), default="asyncio")
     parser.add_argument("--style", choices=("callbacks", "iteration"), default="callbacks")
+    parser.add_argument("--gc-rarely", action="store_true", help=f"the server calls gc.set_threshold{RARELY}")
     parser.add_argument("--wait", type=float, default=25.0, help="seconds a poll waits")
     parser.add_argument("--seconds", type=float, default=30.0, help="of idling")
     parser.add_argument("--publish", type=int, default=20, help="messages to all")
@@ -224,7 +229,7 @@ def main(args: list[str] | None = None) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    arguments = (port, options.backend, options.style)
+    arguments = (port, options.backend, options.style, options.gc_rarely)
     process = multiprocessing.get_context("spawn").Process(target=serve_forever, args=arguments)
     process.start()
     try:
@@ -234,7 +239,7 @@ def main(args: list[str] | None = None) -> None:
     finally:
         process.terminate()
         process.join()
-    result = {"backend": options.backend, "style": options.style, **figures}
+    result = {"backend": options.backend, "style": options.style, "gc_rarely": options.gc_rarely, **figures}
     print(json.dumps(result))
     if options.out is not None:
         told = {**result, "wait": options.wait, "machine": machine(), "versions": versions()}
