@@ -42,7 +42,7 @@ def test_demo(backend: str) -> None:
         connection.request("GET", "/")
         with connection.getresponse() as response:
             assert b"channelkit chat" in response.read()
-        connection.request("GET", "/chat?name=Ada")
+        connection.request("GET", "/chat?name=Ada", headers={"Accept": "text/event-stream"})
         with connection.getresponse() as held:  # somebody is here when it ends
             assert held.status == 200
             process.send_signal(signal.SIGINT)
@@ -148,6 +148,33 @@ def test_connect(transport: str, backend: str) -> None:
             server.kill()
     assert (client.returncode, out) == (0, b""), errors
     assert f"attached by {transport}".encode() in errors
+
+
+def test_connect_whose_server_dies() -> None:
+    """An end that nobody confirmed is not in order, whatever code we gave it ourselves: it is told, and 1."""
+    program = SERVER.replace("Endpoint(", "Endpoint(session=SessionConfig(grace=0.5), handler=")
+    program = f"from channelkit import SessionConfig\n{program}"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            command = [*COMMAND, "connect", f"http://127.0.0.1:{int(server.stdout.readline())}"]
+            with subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            ) as client:
+                try:
+                    assert client.stdin is not None
+                    assert client.stdout is not None
+                    client.stdin.write(b"one\n")
+                    client.stdin.flush()
+                    assert client.stdout.readline() == b"one!\n"
+                    server.kill()
+                    server.wait(PATIENCE)
+                    _, errors = client.communicate(timeout=PATIENCE)
+                finally:
+                    client.kill()
+        finally:
+            server.kill()
+    assert client.returncode == 1, errors
 
 
 def test_connect_to_nobody(capsys: pytest.CaptureFixture[str]) -> None:

@@ -539,6 +539,7 @@ export class Channel {
   /** Whether the connection still lives is not known: a WebSocket is asked, anything else is begun anew.
    * @param {string} why */
   #doubt(why) {
+    this.#links.doubtPost();
     const { link, kind } = this.#machine;
     if (link === "none") return;
     this.#why = why;

@@ -35,6 +35,8 @@ const KEEPALIVE_BYTES = 60 * 1024;
 export class Links {
   /** @type {Map<number, {drop: () => void, write?: (message: string | Uint8Array) => void}>} */
   #open = new Map();
+  /** @type {AbortController | null} */
+  #posting = null; // of the newest POST, answered or not
   #plainEvents = true; // the last EventSource had its hello: a fetch is needed to see what is wrong with one that had not
 
   /** @param {Host} host @param {Network} network */
@@ -113,7 +115,7 @@ export class Links {
   /** @param {import("./halves.js").Post} post */
   async #post({ number, a, ack, frames }) {
     const { machine, now, run, tell } = this.host;
-    const stop = new AbortController();
+    const stop = (this.#posting = new AbortController());
     const timer = setTimeout(() => stop.abort(), (machine.config.postTimeout + 1) * 1000); // given up by then
     let [answer, status, wait] = [{ code: /** @type {string | null} */ (null), ack: /** @type {number | null} */ (null) }, 0, 0];
     try {
@@ -134,6 +136,12 @@ export class Links {
     } else {
       run(machine.postFailed(number, now())); // none, cut, or a proxy's own
     }
+  }
+
+  /** The connection is in doubt: a POST that was under way may hang for long; it is given up, and repeated (which is safe:
+   * its messages have numbers). */
+  doubtPost() {
+    this.#posting?.abort();
   }
 
   /** All that is not acknowledged, as far as a page that goes may say: nobody waits for the answer. */

@@ -165,7 +165,8 @@ class Endpoint:
     def _offer(self, request: Request) -> Response:
         """Nothing here fits: what would."""
         status = 426 if "websocket" in self._transports and not request.is_websocket else 406
-        sessions = f"{_path(request).rstrip('/')}/ck"
+        base, _, _ = f"{_path(request).rstrip('/')}/".partition("/ck/")  # also of a mistyped address below it
+        sessions = f"{base.rstrip('/')}/ck"
         text = f"This is a channel. It offers: {', '.join(self._transports)}; sessions at {sessions}\n"
         headers = [("Content-Type", "text/plain; charset=utf-8")]
         if status == 426:

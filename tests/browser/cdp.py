@@ -50,7 +50,8 @@ def browser(executable: str) -> Iterator[Browser]:
         command = [executable, *ARGUMENTS, f"--user-data-dir={profile}"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            with connect(_endpoint(process, Path(profile)), max_size=None) as websocket:
+            # No pings: they come from a thread, by the global `random`, which Hypothesis catches in other tests.
+            with connect(_endpoint(process, Path(profile)), max_size=None, ping_interval=None) as websocket:
                 made = Browser(websocket)
                 yield made
                 made.quit()

@@ -27,7 +27,7 @@ class Talk:
     async def say_numbers(self) -> None:
         while "done" not in self.heard and await self.channel.send(f"s{self.said + 1}"):
             self.said += 1
-            await anyio.sleep(0.01)
+            await anyio.sleep(0.025)
         await self.channel.send("done")
 
 

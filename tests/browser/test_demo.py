@@ -295,6 +295,7 @@ def test_a_name_that_is_refused(open_page: Open) -> None:
     wait_for_people(page, Ada="WebSocket")
 
 
+@pytest.mark.parametrize("backend", ["asyncio"], indirect=True)  # a matter of the page alone
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1000, 360])
 def test_fits_the_window(open_page: Open, dark: bool, width: int, tmp_path: Path) -> None:

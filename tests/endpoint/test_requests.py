@@ -501,6 +501,9 @@ def test_methods_and_unknown_addresses(where: str, backend: Backend) -> None:
             answer = await site.ask(method, path, Authorization=f"Bearer {site.secret}")
             assert (answer.status, answer.headers["allow"]) == (405, allow)
         assert (await site.ask("GET", "/room/ck/ws")).status == 426
+        for path in ("/room", "/room/", "/room/ck/", f"/room/ck/{site.sid}/pol", f"/room/ck/{site.sid}/"):
+            answer = await site.ask("GET", path)
+            assert (answer.status, answer.body.endswith(b"sessions at /room/ck\n")) == (426, True), answer.body
 
     run(endpoint_of(), where, backend, talk)
 

@@ -75,7 +75,7 @@ def test_no_room_for_another_process(monkeypatch: pytest.MonkeyPatch, caplog: py
     one = supervisor(1)
     before = os.listdir("/proc/self/fd")
     one._fill(0.0)
-    assert os.listdir("/proc/self/fd") == before
+    assert set(os.listdir("/proc/self/fd")) <= set(before)  # others may have been closed meanwhile
     assert "worker 1 cannot be started ([Errno 2]" in caplog.text
     assert "tried again in 0.5 s" in caplog.text
     assert 0.0 < one._nap() <= 0.5

@@ -359,18 +359,20 @@ class Http2(Client):
         lines = [(name.lower(), value) for name, value in headers if name.lower() != "transfer-encoding"]
         if body is not None and len(lines) == len(list(headers)):
             lines.append(("content-length", str(len(body))))
-        number = self.open([*pseudo, *lines], end=end and not body)
+        # Head and body leave together: hypercorn (trio) dies of a body that comes when its application has answered.
+        number = self.open([*pseudo, *lines], end=end and not body, flush=not body)
         exchange = _Http2Exchange(self, number)
         if body:
             exchange.send(body, end=end)
         return exchange
 
-    def open(self, lines: list[tuple[str, str]], *, end: bool) -> int:
+    def open(self, lines: list[tuple[str, str]], *, end: bool, flush: bool = True) -> int:
         """Begin a stream."""
         number = self.h2.get_next_available_stream_id()
         self.streams[number] = _Stream()
         self.h2.send_headers(number, lines, end_stream=end)
-        self.flush()
+        if flush:
+            self.flush()
         return number
 
     def websocket(self, path: str, headers: HeaderPairs = (), subprotocols: Sequence[str] = ()) -> WebSocket:
@@ -442,9 +444,12 @@ class _Http2Exchange(Exchange):
                 if self._stream.cut or self._stream.ended:
                     return  # the response came without waiting for the body
                 continue
-            connection.send_data(self._number, data[:size])
+            last = end and size >= len(data)
+            connection.send_data(self._number, data[:size], end_stream=last)
             data = data[size:]
             self._client.flush()
+            if last:
+                return
         if end:
             connection.end_stream(self._number)
             self._client.flush()

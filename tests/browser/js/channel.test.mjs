@@ -335,6 +335,20 @@ test("a stream is begun anew when the network changes: it could not be asked", a
   assert.deepEqual(streams.map(({ signal }) => signal.aborted), [true, false]);
 });
 
+test("a POST under way when the page wakes up is given up and said again: it might hang until its timeout", async () => {
+  const { requests, page, channel } = stage({ transport: "http_stream", random: () => 0 });
+  await settled();
+  created(requests[0]);
+  await settled();
+  const posts = () => requests.filter(({ method }) => method === "POST").slice(1); // behind the creation
+  void channel.send("one");
+  while (posts().length < 1) await settled();
+  page.document.dispatchEvent(new Event("resume"));
+  while (posts().length < 2) await settled();
+  assert.deepEqual(posts().map(({ signal }) => signal.aborted), [true, false]);
+  assert.equal(posts()[1].body, posts()[0].body);
+});
+
 test("a state that is damaged, or another's, is not used: told if it was given, passed over if it was found", async () => {
   for (const [state, complaint] of [
     ["{", /not what channel.save\(\) gave/],

@@ -30,7 +30,7 @@ function say(text) {
   return true;
 }
 
-const talking = setInterval(() => say(`c${said + 1}`), 10);
+const talking = setInterval(() => say(`c${said + 1}`), 25);
 
 /** The last word of both sides; then everything has arrived. */
 window.finish = async () => {
