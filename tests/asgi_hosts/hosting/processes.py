@@ -142,6 +142,11 @@ class Process:
                 return self
             time.sleep(0.02)
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is no more."""
+        return self._process.poll() is not None
+
     def interrupt(self) -> None:
         """Ctrl-C: SIGINT to the whole group, as a terminal does."""
         os.killpg(self._process.pid, signal.SIGINT)
