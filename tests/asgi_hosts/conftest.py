@@ -29,6 +29,7 @@ class Site:
     def __init__(self, host: Host, processes: dict[tuple[str, ...], Process], table: tables.Table) -> None:
         self.host = host
         if host.command in FRAGILE and processes[host.command].ended:
+            processes[host.command].stop()
             processes[host.command] = Process(host.command)
         self.process = processes[host.command].wait_ready()
         self._processes = processes

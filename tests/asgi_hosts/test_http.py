@@ -275,7 +275,7 @@ def test_an_answer_before_the_body_was_read(site: Site) -> None:
         verdict = "yes; then the host reads no more, and the connection hangs"
     except (OSError, Cut, LocalProtocolError):
         verdict = "yes; then the host closes the connection"
-    if until(lambda: others_served(site), "an answer, or the end of the host") == "no":
+    if until(lambda: others_served(site), "an answer, or the end of the host", 60.0) == "no":
         verdict = "yes; then the host's worker dies, with all it serves"
     site.saw("early", verdict)
     site.start_afresh()

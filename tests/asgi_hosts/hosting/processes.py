@@ -88,9 +88,9 @@ HOSTS = (
 )
 
 
-def until(condition: Callable[[], T], what: str = "") -> T:
-    """Poll until `condition()` is true."""
-    deadline = time.monotonic() + PATIENCE
+def until(condition: Callable[[], T], what: str = "", patience: float = PATIENCE) -> T:
+    """Poll until `condition()` is true, for at most `patience` seconds."""
+    deadline = time.monotonic() + patience
     while not (result := condition()):
         assert time.monotonic() < deadline, f"did not come true: {what or condition}"
         time.sleep(0.01)
