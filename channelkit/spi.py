@@ -15,7 +15,7 @@ What carries *sessions* has a smaller task, since the session itself numbers, ke
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -392,7 +392,3 @@ class SessionTransport(Protocol):
     def carry(self, visit: Visit, way: str) -> Any:
         """Answer the request: a `Response`, or `ANSWERED` if `visit.exchange` has it; may be a coroutine function."""
         ...
-
-
-#: What a transport returns from `_statistics`; kept a plain mapping so that a plugin may add to it.
-Statistics = Mapping[str, int]

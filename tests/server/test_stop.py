@@ -354,3 +354,25 @@ def test_the_second_wish_is_heard_in_the_same_turn(backend: Any) -> None:
     sock = get(servers[0], "/")
     assert servers[0].join(PATIENCE)
     read_all(sock)
+
+
+def test_what_waits_to_be_accepted_is_answered(backend: Any) -> None:
+    """The kernel has taken these connections for us: closing the listener must not reset them."""
+    holding, release = threading.Event(), threading.Event()
+
+    async def handler(request: Request) -> str:
+        if request.path == "/hold":
+            holding.set()
+            release.wait(PATIENCE)  # the loop stands, and nothing is accepted
+        return "hello"
+
+    server = run_server(handler, port=0, backend=backend)
+    clients = [get(server, "/hold")]
+    assert holding.wait(PATIENCE)
+    stopper = threading.Thread(target=server.stop, args=(PATIENCE,))
+    stopper.start()
+    clients += [get(server, "/") for _ in range(20)]
+    release.set()
+    for sock in clients:
+        assert read_all(sock).startswith(b"HTTP/1.1 200")
+    stopper.join(PATIENCE)
