@@ -364,14 +364,14 @@ def test_what_waits_to_be_accepted_is_answered(backend: Any) -> None:
         if request.path == "/hold":
             holding.set()
             release.wait(PATIENCE)  # the loop stands, and nothing is accepted
-            server.stop_soon(PATIENCE)
+            held.stop_soon(PATIENCE)
         return "hello"
 
-    server = run_server(handler, port=0, backend=backend)
-    clients = [get(server, "/hold")]
+    held = run_server(handler, port=0, backend=backend)
+    clients = [get(held, "/hold")]
     assert holding.wait(PATIENCE)
-    clients += [get(server, "/") for _ in range(20)]
+    clients += [get(held, "/") for _ in range(20)]
     release.set()
     answers = [read_all(sock) for sock in clients]
     assert [answer for answer in answers if not answer.startswith(b"HTTP/1.1 200")] == []
-    assert server.join(PATIENCE)
+    assert held.join(PATIENCE)
