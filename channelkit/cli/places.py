@@ -58,6 +58,12 @@ def options_of(given: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
+def metrics_address(text: str) -> Listen:
+    """`9100`, `10.0.0.7:9100`, `[::1]:9100`."""
+    ip, number = _address(text if ":" in text else f"127.0.0.1:{text}")
+    return Listen(ip=ip, port=number)
+
+
 def _address(text: str) -> tuple[str, int]:
     ip, colon, number = text.rpartition(":")
     if not colon or not ip:

@@ -37,8 +37,21 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser.add_argument("--app-dir", default=".", help="where modules are looked for first (default: this folder)")
     parser.add_argument("--asgi", action="store_true", help="module:handler is an ASGI application")
     parser.add_argument("--workers", type=_count, default=1, metavar="N", help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--worker-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="without a sign of life from a worker's event loop: then it tells where it stands still, and is replaced "
+        '(default: 60; with --reload "inf", never: a breakpoint is silent too)',
+    )
     parser.add_argument("--reload", action="store_true", help="replace the workers when a Python file changes")
     parser.add_argument("--reload-dir", action="append", metavar="DIR", help="watched for changes (default: --app-dir)")
+    parser.add_argument(
+        "--metrics",
+        type=places.metrics_address,
+        metavar="[IP:]PORT",
+        help="where Prometheus finds the numbers of all workers together, at /metrics (IP: 127.0.0.1)",
+    )
     logs = parser.add_argument_group("log lines, on stderr")
     logs.add_argument(
         "--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(default: info)"
@@ -64,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     server_options = {name[7:]: value for name, value in vars(options).items() if name.startswith("server_")}
     try:
         server_options |= places.options_of(options)
-        if options.workers > 1 or options.reload:
+        if options.workers > 1 or options.reload or options.worker_timeout is not None or options.metrics is not None:
             return _in_workers(options, logs, server_options)
         logs.apply()
         handler = load(options.target, options.app_dir, asgi=options.asgi)
@@ -84,6 +97,8 @@ def _in_workers(options: argparse.Namespace, logs: LogSetup, server_options: dic
         asgi=options.asgi,
         backend=options.backend,
         reload=folders if options.reload else (),
+        worker_timeout=options.worker_timeout,
+        metrics=options.metrics,
         logs=logs,
         **server_options,
     )
