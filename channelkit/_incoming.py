@@ -21,7 +21,7 @@ import anyio
 
 from channelkit._lifecycle import CLOSING, OPEN, OVER, logger
 from channelkit._outgoing import ACCEPTANCES_PER_YIELD, Outgoing
-from channelkit._threads.jobs import PoolEnded
+from channelkit._threads.jobs import Job, PoolEnded
 from channelkit.errors import ChannelClosed, ReceiveUnsupported, WorkersBusy
 
 if TYPE_CHECKING:
@@ -117,7 +117,14 @@ class Incoming(Outgoing):
         self._store(message)
 
     def _follow(self, result: Any) -> bool:
-        """If a callback returned something to await, give it a task, which is then the runner; True if so."""
+        """If a callback returned something to await, its end goes on from there; True if so.
+
+        What runs on a worker tells its end; anything else gets a task, which is then the runner.
+        """
+        if isinstance(result, Job):
+            self._loop.callbacks += 1
+            result.when_done = self._worker_done
+            return True
         if not inspect.isawaitable(result):
             return False
         self._loop.callbacks += 1
@@ -268,6 +275,23 @@ class Incoming(Outgoing):
             if self._phase == OVER:
                 self._loop.call_soon(self._run_callbacks)
 
+    def _worker_done(self, job: Job) -> None:
+        """A callback that ran on a worker is through."""
+        self._loop.callback_done()
+        try:
+            job.outcome()
+        except Exception as error:
+            if job.running:  # left behind by a stop: nothing of this channel may run beside it
+                if self._close_listeners:
+                    self._callback_failed(error)
+                return
+            self._callback_failed(error)
+        except BaseException:
+            self._running = False
+            raise
+        self._running = False
+        self._run_callbacks()
+
     def _callback_failed(self, error: Exception) -> None:
         if isinstance(error, WorkersBusy):  # counted and logged by the pool
             self._unread += 1
@@ -291,27 +315,12 @@ class Incoming(Outgoing):
         self._opened_at = self._loop.time()
         self._loop.meters.channels.add(self)
         self._holding = holding
-        self._queue_call(partial(self._open_up, on_open))
-
-    def _open_up(self, on_open: Callback | None) -> Any:
-        later = False
-        try:
-            result = on_open() if on_open is not None else None
-            if result is not None and inspect.isawaitable(result):
-                later = True
-                return self._open_up_later(result)
-            return None
-        finally:
-            if not later:
-                self._opened_up()
-
-    async def _open_up_later(self, result: Awaitable[Any]) -> None:
-        try:
-            await result
-        finally:
-            self._opened_up()
+        if on_open is not None:
+            self._queue_call(on_open)
+        self._queue_call(self._opened_up)
 
     def _opened_up(self) -> None:
+        """on_open is through, if there is one."""
         self._opened = True
         self._settle()
 
