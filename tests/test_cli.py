@@ -107,7 +107,11 @@ def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 SERVER = """
 import anyio, channelkit
+async def who(request):
+    return request.headers.get("x-user")
 async def echo(channel):
+    if channel.principal:
+        await channel.send("hello " + channel.principal)
     async for message in channel:
         await channel.send(message + "!")
         if message == "last":
@@ -115,7 +119,8 @@ async def echo(channel):
 async def main():
     async with anyio.create_task_group() as tasks:
         async def start(*, task_status):
-            await channelkit.serve(channelkit.Endpoint(echo), ip="127.0.0.1", port=0, task_status=task_status)
+            endpoint = channelkit.Endpoint(echo, authenticate=who)
+            await channelkit.serve(endpoint, ip="127.0.0.1", port=0, task_status=task_status)
         server = await tasks.start(start)
         print(server.port, flush=True)
 anyio.run(main)
@@ -148,6 +153,19 @@ def test_connect(transport: str, backend: str) -> None:
             server.kill()
     assert (client.returncode, out) == (0, b""), errors
     assert f"attached by {transport}".encode() in errors
+
+
+def test_connect_in_a_pipe() -> None:
+    """What the server says to the last line is printed, though stdin has ended long before."""
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            command = [*COMMAND, "connect", f"http://127.0.0.1:{int(server.stdout.readline())}", "--wait", "inf"]
+            command += ["--header", "X-User: Ann"]
+            done = subprocess.run(command, input=b"one\nlast\n", capture_output=True, timeout=PATIENCE, check=False)
+        finally:
+            server.kill()
+    assert (done.returncode, done.stdout) == (0, b"hello Ann\none!\nlast!\n"), done.stderr
 
 
 def test_connect_whose_server_dies() -> None:
@@ -185,3 +203,21 @@ def test_connect_to_nobody(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"cannot reach http://127.0.0.1:{port}" in capsys.readouterr().err
     assert main(["connect", "nonsense"]) == 1
     assert "'nonsense' is not a URL" in capsys.readouterr().err
+    assert main(["connect", f"http://127.0.0.1:{port}", "--ca-file", "/nowhere/ca.pem"]) == 1
+    assert "--ca-file /nowhere/ca.pem: No such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argument", "complaint"),
+    [
+        (("--header", "nonsense"), "a header is NAME:VALUE"),
+        (("--wait", "long"), "seconds are a number from 0 to inf"),
+        (("--wait", "nan"), "seconds are a number from 0 to inf"),
+    ],
+)
+def test_connect_with_nonsense(argument: tuple[str, str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bad argument is named before anything starts."""
+    with pytest.raises(SystemExit) as ended:
+        main(["connect", "http://127.0.0.1:1", *argument])
+    assert ended.value.code == 2
+    assert complaint in capsys.readouterr().err

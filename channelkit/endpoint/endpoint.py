@@ -60,7 +60,8 @@ class Endpoint:
     the built-in three, and by their names those of other packages (`spi.SessionTransport`).
     `session` is a `SessionConfig`.  `authenticate(request)`, awaited if need be, gives the principal of every request
     (hashable; None: nobody in particular), or a Response that refuses it; a session belongs to the principal that
-    made it.  `origins` are those of other sites whose pages may use this endpoint ("*": all, but without cookies).
+    made it, and every channel of this endpoint has it as `channel.principal`.  `origins` are those of other sites whose
+    pages may use this endpoint ("*": all, but without cookies).
 
     Any number of requests may run at once, on one event loop.  Raises ConfigError for options that cannot work.
     """

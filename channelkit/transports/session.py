@@ -74,7 +74,7 @@ class LiveSession:
         self._context = contextvars.copy_context()
         inner = SessionExchange(self, exchange.config, exchange.loop, exchange.host)
         kind = ProcessedChannel if machine.config.ack == "processed" else SessionChannel
-        self.channel = kind(request.outliving(), inner, principal)
+        self.channel = kind(request.outliving(), inner)
         self._host.join(self)
         self._arm()
 

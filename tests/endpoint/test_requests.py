@@ -457,6 +457,38 @@ def test_a_malformed_frame_ends_the_connection_not_the_session(where: str, backe
 # -- the endpoint's own URL, methods, options --------------------------------------------------------------------------
 
 
+def test_one_handler_for_every_channel(where: str, backend: Backend) -> None:
+    """What a handler of sessions asks, a channel of one connection answers too."""
+    seen: list[tuple[Any, ...]] = []
+
+    async def handler(channel: Channel) -> None:
+        told: list[str] = []
+        channel.on_attach(lambda: told.append("attached"))
+        channel.on_detach(lambda: told.append("detached"))
+        seen.append((channel.transport, channel.principal, channel.sync.principal))
+        assert channel.attached or channel.transport == "session"
+        assert channel.session_id == channel.sync.session_id
+        assert (channel.session_id is None) is (channel.transport == "websocket")
+        await channel.send("hello")
+        await channel.wait_closed()
+        assert not told or channel.transport == "session"
+        assert not channel.attached
+
+    async def authenticate(request: Request) -> str:
+        return request.headers["x-user"]
+
+    async def talk(site: Site) -> None:
+        peer = await site.host.websocket("/room", [(b"X-User", b"ann")])
+        assert await peer.receive() == "hello"
+        await peer.close()
+        await site.create(X_User="bob")
+        await site.poll(X_User="bob")
+        await site.session("DELETE", X_User="bob")
+        assert seen == [("websocket", "ann", "ann"), ("session", "bob", "bob")]
+
+    run(endpoint_of(handler, authenticate=authenticate), where, backend, talk)
+
+
 def test_connection_scoped_channels(where: str, backend: Backend) -> None:
     """On the URL itself a raw WebSocket and an event stream get the same handler; others hear what is offered."""
     ends: list[str] = []
