@@ -83,6 +83,11 @@ class WebSocketCarrier:
         self._patience.set(hello_timeout)
         exchange.listener = self
 
+    @property
+    def heard_at(self) -> float:
+        """When a part of a message came: of a large one on a slow line nothing else is seen for long."""
+        return self._exchange.heard_at
+
     # -- spi.QuickCarrier
 
     def write(self, frames: tuple[Frame, ...]) -> None:
@@ -123,7 +128,9 @@ class WebSocketCarrier:
             self._bad(error.close_code, error.detail)
             return
         if self._session is not None:
-            if frame is not None:
+            if frame is None:
+                self._session.heard(self._number, self._exchange.loop.time())
+            else:
                 self._session.received(self._number, frame)
         elif isinstance(frame, ClientHello):
             self._hello(frame)
