@@ -13,7 +13,7 @@ from channelkit.responding import ANSWERED, Answered
 from channelkit.session.actions import Finish, Kind
 from channelkit.session.codec import decode_websocket, encode_websocket, read_client_hello
 from channelkit.session.frames import SUBPROTOCOL, ClientHello, Frame, Hello
-from channelkit.session.refusals import Refusal
+from channelkit.session.refusals import Refusal, malformed
 from channelkit.spi import SPI_VERSION, WebSocketExchange
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class WebSocketCarrier:
         try:
             frame = decode_websocket(message, self._max_message, read_client_hello)
         except BadMessage as error:
-            self._bad(error.close_code, error.detail)
+            self._bad(error)
             return
         if self._session is not None:
             if frame is None:
@@ -135,7 +135,7 @@ class WebSocketCarrier:
         elif isinstance(frame, ClientHello):
             self._hello(frame)
         else:
-            self._bad(POLICY_VIOLATION, "the first frame must be the hello")
+            self._bad(BadMessage("the first frame must be the hello"))
 
     def _hello(self, hello: ClientHello) -> None:
         self._patience.cancel()
@@ -150,11 +150,12 @@ class WebSocketCarrier:
             return
         self._session, self._number = session, result
 
-    def _bad(self, code: int, detail: str) -> None:
-        if self._session is None:
-            self._close(code, detail)
-        else:
-            self._session.broke(self._number, code, detail)
+    def _bad(self, error: BadMessage) -> None:
+        if self._session is not None:
+            self._session.broke(self._number, error.close_code, error.detail)
+        else:  # a refusal, which says that coming again will not help
+            refusal = malformed(error)
+            self._close(refusal.close_code, f"{refusal.close_reason} {refusal.reason}")
 
     def _no_hello(self) -> None:
         self._exchange.loop.tally.hit("hello_timeout", "a WebSocket without a hello was closed")
