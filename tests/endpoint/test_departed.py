@@ -1,4 +1,4 @@
-"""Requests whose client goes away while they are served, on our own server (inside ASGI a host tells of it too late)."""
+"""Requests whose client goes away while they are served, on our own server (an ASGI host tells too late)."""
 
 from __future__ import annotations
 
