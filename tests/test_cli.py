@@ -105,6 +105,49 @@ def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "command" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--drain-timout", "5"], "serve: --drain-timout is not an option; did you mean --drain-timeout?"),
+        (["--drain-timout=5"], "serve: --drain-timout is not an option; did you mean --drain-timeout?"),
+        (["--host", "0.0.0.0"], "did you mean --ip?"),
+        (["--bind", "0.0.0.0:80"], "did you mean --listen?"),
+        (["--xyzzy"], "--xyzzy is not an option ("),
+        (["--lifespan", "60"], "--lifespan is not an option; did you mean --lifespan-timeout?"),  # nothing is guessed
+        (["more"], "more is not expected here"),
+        (["--drain-timeout", "10s"], "seconds are wanted, such as 10, 0.5 or \"inf\", not '10s'"),
+        (["--fd", "-1"], "a whole number is wanted, not '-1'"),
+        (["--max-body", "8M"], "a whole number is wanted, not '8M'"),
+    ],
+)
+def test_arguments_that_make_no_sense(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line with the mistake and what may have been meant, and 2."""
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "nowhere:nothing", *arguments])
+    assert ended.value.code == 2
+    text = capsys.readouterr().err
+    assert told in text
+    assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--uds", "x.sock", "--port", "8090"], "--port would be ignored beside --listen, --uds"),
+        (["--listen", "127.0.0.1:0", "--ip", "0.0.0.0", "--port", "0"], "--ip and --port would be ignored"),
+        (["--uds-mode", "600"], "--uds-mode is of a --uds, and there is none"),
+        (["--reload-dir", "x"], "--reload-dir says what --reload watches, and there is no --reload"),
+        (["--fd", "99999999999999"], "cannot listen on descriptor 99999999999999: it is not open in this process"),
+    ],
+)
+def test_arguments_that_would_be_ignored(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever gives them expects something of them: one line that says so, and 1."""
+    assert main(["serve", "time:sleep", *arguments]) == 1
+    text = capsys.readouterr().err
+    assert told in text
+    assert text.count("\n") == 1
+
+
 SERVER = """
 import anyio, channelkit
 async def echo(channel):

@@ -12,10 +12,9 @@ from typing import Any
 
 import anyio
 
-from channelkit.responding import Handler
 from channelkit.server.run import serve
-from channelkit.workers.job import KILL_MARGIN, READY, START_FAILED, Job, unpacked
-from channelkit.workers.target import TargetError, load, why
+from channelkit.workers.job import KILL_MARGIN, READY, START_FAILED, unpacked
+from channelkit.workers.target import load, why
 
 logger = logging.getLogger("channelkit")
 
@@ -34,7 +33,7 @@ def main(job_pipe: int, ready_pipe: int, leash: int) -> int:
     threading.Thread(target=_end_with_supervisor, args=followed, name="channelkit-leash", daemon=True).start()
     job.logs.apply(several=True)
     try:
-        handler = _loaded(job)
+        handler = load(job.target, job.app_dir, asgi=job.asgi)
         run = functools.partial(serve, handler, task_status=_Ready(ready_pipe), **job.options)
         anyio.run(run, backend=job.backend)
     except KeyboardInterrupt:
@@ -43,13 +42,6 @@ def main(job_pipe: int, ready_pipe: int, leash: int) -> int:
         logger.critical("%s cannot be served: %s", job.target, why(error))
         return START_FAILED
     return 0
-
-
-def _loaded(job: Job) -> Handler:
-    try:
-        return load(job.target, job.app_dir, asgi=job.asgi)
-    except SystemExit as error:
-        raise TargetError(f"its module ended the process while it was imported: sys.exit({error.code!r})") from None
 
 
 class _Ready:
