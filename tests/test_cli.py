@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
+from pathlib import Path
 
 import pytest
 
@@ -103,6 +104,21 @@ def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
         main([])
     assert ended.value.code == 2
     assert "command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_handler_is_imported(number: signal.Signals, workers: str, tmp_path: Path) -> None:
+    """An orderly end, 0: also of process 1 of a container, to which only signals come that have a handler."""
+    (tmp_path / "slow.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(600)\n")
+    with started("serve", "slow:handle", "--app-dir", str(tmp_path), "--port", "0", "--workers", workers) as process:
+        assert process.stdout is not None
+        for _ in range(int(workers)):
+            assert process.stdout.readline() == "importing\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    assert not re.search("Traceback|killed", errors)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from channelkit.cli.arguments import add_backend, seconds, whole
 from channelkit.config import Config, ServerOptions
 from channelkit.observing.log_setup import LogSetup
 from channelkit.workers import load, run_workers, why
+from channelkit.workers.early_signals import terminable
 
 EPILOG = """\
 Every other option of the server has its own argument too, by its name in channelkit.Config (max_body: --max-body);
@@ -66,11 +67,12 @@ def run(options: argparse.Namespace) -> int:
         server_options |= places.options_of(options)
         if options.reload_dir is not None and not options.reload:
             raise ConfigError("--reload-dir says what --reload watches, and there is no --reload")
-        if options.workers > 1 or options.reload:
-            return _in_workers(options, logs, server_options)
-        logs.apply()
-        handler = load(options.target, options.app_dir, asgi=options.asgi)
-        anyio.run(functools.partial(serve_here, handler, **server_options), backend=options.backend)
+        with terminable():
+            if options.workers > 1 or options.reload:
+                return _in_workers(options, logs, server_options)
+            logs.apply()
+            handler = load(options.target, options.app_dir, asgi=options.asgi)
+            anyio.run(functools.partial(serve_here, handler, **server_options), backend=options.backend)
     except Exception as error:
         print(f"channelkit: {options.target} cannot be served: {why(error)}", file=sys.stderr)
         return 1

@@ -12,7 +12,8 @@ from typing import Any
 
 import anyio
 
-from channelkit.server.run import serve
+from channelkit.server.run import Server, serve
+from channelkit.workers.early_signals import terminable
 from channelkit.workers.job import KILL_MARGIN, READY, START_FAILED, unpacked
 from channelkit.workers.target import load, why
 
@@ -33,9 +34,10 @@ def main(job_pipe: int, ready_pipe: int, leash: int) -> int:
     threading.Thread(target=_end_with_supervisor, args=followed, name="channelkit-leash", daemon=True).start()
     job.logs.apply(several=True)
     try:
-        handler = load(job.target, job.app_dir, asgi=job.asgi)
-        run = functools.partial(serve, handler, task_status=_Ready(ready_pipe), **job.options)
-        anyio.run(run, backend=job.backend)
+        with terminable():
+            handler = load(job.target, job.app_dir, asgi=job.asgi)
+            run = functools.partial(serve, handler, task_status=_Ready(ready_pipe), **job.options)
+            anyio.run(run, backend=job.backend)
     except KeyboardInterrupt:
         return 0
     except Exception as error:
@@ -50,9 +52,10 @@ class _Ready:
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
 
-    def started(self, value: Any = None) -> None:
-        os.write(self._pipe, READY)
-        os.close(self._pipe)
+    def started(self, value: Server) -> None:
+        if value.status == "running":  # and was not stopped before it came to that
+            os.write(self._pipe, READY)
+            os.close(self._pipe)
 
 
 def _end_with_supervisor(leash: int, patience: float) -> None:
