@@ -52,8 +52,8 @@ class _Ready:
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
 
-    def started(self, value: Server) -> None:
-        if value.status == "running":  # and was not stopped before it came to that
+    def started(self, value: Server | None = None) -> None:
+        if value is not None and value.status == "running":  # and was not stopped before it came to that
             os.write(self._pipe, READY)
             os.close(self._pipe)
 
