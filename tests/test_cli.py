@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -119,6 +120,23 @@ def test_a_signal_while_the_handler_is_imported(number: signal.Signals, workers:
         _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert not re.search("Traceback|killed", errors)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_storm_of_signals(backend: str, tmp_path: Path) -> None:
+    """Whoever insists and insists ends it no worse: 0, and no traceback, whichever moment a signal hits."""
+    (tmp_path / "quick.py").write_text("async def handle(request):\n    return 'hello'\n")
+    with started("serve", "quick:handle", "--app-dir", str(tmp_path), "--port", "0", "--backend", backend) as process:
+        assert process.stderr is not None
+        assert "listening" in process.stderr.readline()
+        for _ in range(2000):
+            process.send_signal(signal.SIGTERM)
+            if process.poll() is not None:
+                break
+            threading.Event().wait(0.0005)
+        errors = process.stderr.read()
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import sys
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -17,8 +16,9 @@ from channelkit.cli import places
 from channelkit.cli.arguments import add_backend, seconds, whole
 from channelkit.config import Config, ServerOptions
 from channelkit.observing.log_setup import LogSetup
+from channelkit.responding import Handler
 from channelkit.workers import load, run_workers, why
-from channelkit.workers.early_signals import terminable
+from channelkit.workers.early_signals import ignore_the_rest, terminable
 
 EPILOG = """\
 Every other option of the server has its own argument too, by its name in channelkit.Config (max_body: --max-body);
@@ -69,14 +69,21 @@ def run(options: argparse.Namespace) -> int:
             raise ConfigError("--reload-dir says what --reload watches, and there is no --reload")
         with terminable():
             if options.workers > 1 or options.reload:
-                return _in_workers(options, logs, server_options)
+                code = _in_workers(options, logs, server_options)
+                ignore_the_rest()
+                return code
             logs.apply()
             handler = load(options.target, options.app_dir, asgi=options.asgi)
-            anyio.run(functools.partial(serve_here, handler, **server_options), backend=options.backend)
+            anyio.run(_serve, handler, server_options, backend=options.backend)
     except Exception as error:
         print(f"channelkit: {options.target} cannot be served: {why(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+async def _serve(handler: Handler, options: dict[str, Any]) -> None:
+    await serve_here(handler, **options)
+    ignore_the_rest()
 
 
 def _in_workers(options: argparse.Namespace, logs: LogSetup, server_options: dict[str, Any]) -> int:

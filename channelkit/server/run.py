@@ -6,8 +6,8 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Literal, Unpack
 
@@ -372,7 +372,7 @@ async def _process(server: Server, wanted: bool, config: Config) -> AsyncIterato
         numbers.append(signal.SIGHUP)
     problem: BaseException | None = None
     server._owns_process = True
-    with anyio.open_signal_receiver(*numbers) as received:
+    with _handlers_kept(numbers), anyio.open_signal_receiver(*numbers) as received:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_watch_signals, server, received, config.drain_timeout)
             try:
@@ -384,6 +384,20 @@ async def _process(server: Server, wanted: bool, config: Config) -> AsyncIterato
             tasks.cancel_scope.cancel()
     if problem is not None:
         raise problem
+
+
+@contextmanager
+def _handlers_kept(numbers: Sequence[signal.Signals]) -> Iterator[None]:
+    """What has handled these signals does so again afterwards, and those that came too late are nobody's.
+
+    asyncio would leave the defaults; trio raises again what nobody has taken, and that would kill an orderly end.
+    """
+    before = {number: signal.signal(number, lambda number, frame: None) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 async def _watch_signals(server: Server, received: AsyncIterator[signal.Signals], patience: float) -> None:

@@ -1,4 +1,4 @@
-"""SIGTERM before anybody listens to it: while a handler's module is imported, which may take its time."""
+"""Signals where nobody listens to them: before a server does, while its handler is imported, and when it has ended."""
 
 from __future__ import annotations
 
@@ -16,5 +16,15 @@ def terminable() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
+    except KeyboardInterrupt:
+        ignore_the_rest()  # one is enough
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+            signal.signal(signal.SIGTERM, before)
+
+
+def ignore_the_rest() -> None:
+    """The process has ended in order but for a few lines of Python: no further signal shall make a failure of it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

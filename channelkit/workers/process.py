@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import signal
@@ -12,9 +11,10 @@ from typing import Any
 
 import anyio
 
+from channelkit.responding import Handler
 from channelkit.server.run import Server, serve
-from channelkit.workers.early_signals import terminable
-from channelkit.workers.job import KILL_MARGIN, READY, START_FAILED, unpacked
+from channelkit.workers.early_signals import ignore_the_rest, terminable
+from channelkit.workers.job import KILL_MARGIN, READY, START_FAILED, Job, unpacked
 from channelkit.workers.target import load, why
 
 logger = logging.getLogger("channelkit")
@@ -36,14 +36,18 @@ def main(job_pipe: int, ready_pipe: int, leash: int) -> int:
     try:
         with terminable():
             handler = load(job.target, job.app_dir, asgi=job.asgi)
-            run = functools.partial(serve, handler, task_status=_Ready(ready_pipe), **job.options)
-            anyio.run(run, backend=job.backend)
+            anyio.run(_serve, handler, job, _Ready(ready_pipe), backend=job.backend)
     except KeyboardInterrupt:
         return 0
     except Exception as error:
         logger.critical("%s cannot be served: %s", job.target, why(error))
         return START_FAILED
     return 0
+
+
+async def _serve(handler: Handler, job: Job, ready: _Ready) -> None:
+    await serve(handler, task_status=ready, **job.options)
+    ignore_the_rest()
 
 
 class _Ready:

@@ -282,6 +282,56 @@ def test_a_second_signal_while_the_lifespan_closes(backend: str) -> None:
     assert errors.count("\n") == 1
 
 
+KEPT = """
+import signal, sys, anyio, channelkit
+
+async def handler(request):
+    return "hello"
+
+async def main():
+    async with anyio.create_task_group() as tasks:
+        async def serve(task_status):
+            await channelkit.serve(handler, port=0, task_status=task_status)
+        await tasks.start(serve)
+        signal.raise_signal(signal.SIGTERM)
+
+signal.signal(signal.SIGTERM, lambda number, frame: print("mine"))
+anyio.run(main, backend=sys.argv[1])
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_a_programs_own_signal_handler_comes_back(backend: str) -> None:
+    """What it had for SIGTERM before `serve` it has afterwards."""
+    done = subprocess.run(
+        [sys.executable, "-c", KEPT, backend], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "mine\n", "")
+
+
+def test_a_handler_that_outlives_its_cancellation_is_told(backend: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The server cannot end before it: one line says what holds it up."""
+    entered, release = threading.Event(), threading.Event()
+
+    async def handler(request: Request) -> str:
+        with anyio.CancelScope(shield=True):
+            entered.set()
+            await anyio.to_thread.run_sync(release.wait)
+        return "late"
+
+    server = run_server(handler, port=0, backend=backend, handler_cleanup_timeout=0.05)
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert entered.wait(PATIENCE)
+            server.stop_soon(0)
+            until(lambda: "1 handlers were cancelled and go on all the same" in caplog.text)
+            assert server.status == "stopping"
+    finally:
+        release.set()
+    assert server.join(PATIENCE)
+
+
 def test_a_base_exception_of_a_callback_ends_serve(backend: Any) -> None:
     """What is no Exception leaves through the server, and join raises it."""
 
