@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING
 
 from channelkit._deadline import Deadline
@@ -109,6 +109,14 @@ class LiveSession:
         """The peer broke the protocol on this attachment."""
         self.do(self.machine.broke(attachment, code, reason, self.loop.time()))
 
+    def after(self, n: int) -> Iterator[Numbered]:
+        """What is kept with a number above `n`, in order; to be read before anything else happens."""
+        return self._sender.after(n)
+
+    def caught_up(self, attachment: int) -> None:
+        """A carrier that was `lagging` has written everything that is there: what waited for that may be due."""
+        self._tick()
+
     def detached(self, attachment: int) -> None:
         """The carrier's connection is gone."""
         self._carriers.pop(attachment, None)
@@ -153,9 +161,11 @@ class LiveSession:
         return True
 
     def close(self, code: int, reason: str) -> None:
+        self._look()
         self.do(self.machine.close(code, reason, self.loop.time()))
 
     def blocked(self) -> None:
+        self._look()
         self.do(self.machine.blocked(self.loop.time()))
 
     def set_pulling(self, on: bool) -> None:
@@ -234,12 +244,19 @@ class LiveSession:
 
     def _tick(self) -> None:
         self._armed = math.inf
-        current = self.machine.attachment
-        if current is not None:
-            heard_at: float = getattr(self._carriers.get(current.number), "heard_at", -math.inf)
-            if heard_at > current.heard:
-                self.heard(current.number, heard_at)
+        self._look()
         self.do(self.machine.tick(self.loop.time()))
+
+    def _look(self) -> None:
+        """Ask the carrier what it does not tell by itself: when it heard something, whether it is behind."""
+        current = self.machine.attachment
+        if current is None:
+            return
+        carrier = self._carriers.get(current.number)
+        heard_at: float = getattr(carrier, "heard_at", -math.inf)
+        if heard_at > current.heard:
+            self.heard(current.number, heard_at)
+        self.machine.lags(current.number, getattr(carrier, "lagging", False))
 
     def _arm(self) -> None:
         """Deadlines mostly move away as a session lives; a timer that comes too early looks, and sleeps on."""
