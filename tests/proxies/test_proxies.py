@@ -1,4 +1,4 @@
-"""Caddy, HAProxy and nginx, as Debian has them, in front of our server: what an operator would do, and what must work then."""
+"""Caddy, HAProxy and nginx of Debian in front of our server: what an operator would do, and what must work then."""
 
 from __future__ import annotations
 
