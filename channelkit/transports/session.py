@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextvars
 import math
+import weakref
 from collections.abc import Callable, Hashable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from channelkit._deadline import Deadline
 from channelkit._lifecycle import NEW
@@ -39,6 +40,7 @@ class LiveSession:
         "_direct",
         "_doing",
         "_host",
+        "_leaving",
         "_over",
         "_pulling",
         "_sender",
@@ -68,6 +70,7 @@ class LiveSession:
         self._carriers: dict[int, Carrier] = {}
         self._doing = Doing(self._act)
         self._direct: Callable[[int, Parcel], None] | None = None  # how a message is simply written, if it can be
+        self._leaving: weakref.ref[Any] | None = None  # the last one that was finished, if it has a `drop`
         self._pulling = False  # until the handler has begun
         self._deadline = Deadline(self.loop, self._tick)
         self._armed = math.inf  # when it fires
@@ -203,6 +206,7 @@ class LiveSession:
             carrier = self._carriers.pop(action.attachment, None)
             if carrier is not None:
                 carrier.finish(action)
+                self._left(carrier)
         elif isinstance(action, Room):
             self.loop.call_soon(self.channel._room)
         elif isinstance(action, Start):
@@ -211,6 +215,12 @@ class LiveSession:
             self._end(action.ending)
         else:
             self.channel.moved(action)
+
+    def _left(self, carrier: Carrier) -> None:
+        """What this one wrote may still be under way; of the one before it nobody wants that any more."""
+        if self._leaving is not None and (before := self._leaving()) is not None:
+            before.drop()
+        self._leaving = weakref.ref(carrier) if hasattr(carrier, "drop") else None
 
     def _begin(self) -> None:
         self._pulling = True

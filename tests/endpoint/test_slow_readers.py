@@ -13,7 +13,7 @@ from channelkit import Channel, SessionConfig
 from channelkit.session.codec import EventFrames, LineFrames
 from channelkit.session.frames import Text
 from channelkit.testing.clock import BACKENDS, Backend
-from channelkit.testing.host import WebSocketPeer
+from channelkit.testing.host import WebSocketPeer, read_all
 from tests.endpoint.site import HOSTS, Site, endpoint_of, run
 
 pytestmark = [pytest.mark.parametrize("backend", BACKENDS), pytest.mark.parametrize("where", HOSTS)]
@@ -124,3 +124,23 @@ def test_a_rotation_that_is_due_waits_for_what_is_under_way(way: str, where: str
         assert seen == list(range(COUNT))
 
     run(endpoint_of(flood, session=SessionConfig(window=100)), where, backend, talk)
+
+
+def test_answers_to_polls_that_are_not_read_do_not_add_up(where: str, backend: Backend) -> None:
+    """Of one session one is kept: the next poll brings the same again.  Who reads gets them whole."""
+
+    async def talk(site: Site) -> None:
+        await site.create()
+        await site.poll()
+        polls = []
+        head = f"GET /room/ck/{site.sid}/poll HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"
+        for _ in range(6):
+            polls.append(site.host.connect())
+            await polls[-1].send(f"{head}Authorization: Bearer {site.secret}\r\n\r\n".encode())
+            await anyio.sleep(2)
+        answers = [await read_all(one) for one in polls]
+        whole = [answer.endswith(b'"]\n') and answer.count(b"\n[") == COUNT + 1 for answer in answers]
+        assert whole == [False] * 5 + [True]
+        assert len((await site.poll(COUNT)).lines) == 1
+
+    run(endpoint_of(flood), where, backend, talk)
