@@ -160,7 +160,7 @@ class WebSocketCarrier(PacedCarrier):
             self._session.broke(self._number, error.close_code, error.detail)
         else:  # a refusal, which says that coming again will not help
             refusal = malformed(error)
-            self._close(refusal.close_code, f"{refusal.close_reason} {refusal.reason}")
+            self._close(refusal.close_code, refusal.close_reason)
 
     def _no_hello(self) -> None:
         self._exchange.loop.tally.hit("hello_timeout", "a WebSocket without a hello was closed")
