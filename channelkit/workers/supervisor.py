@@ -61,6 +61,7 @@ class Supervisor:
         self._stopping = False
         self._ever_ready = False
         self._exit_code = 0
+        self._now = time.monotonic()  # when this turn of the loop began
 
     # -- the loop
 
@@ -95,9 +96,9 @@ class Supervisor:
 
     def _turn(self, wake_read: int) -> None:
         nap = self._nap()
-        due = time.monotonic() + nap
         events = self._selector.select(nap)
-        self._excuse(time.monotonic() - due)
+        before, self._now = self._now, time.monotonic()
+        self._excuse(self._now - before - nap)
         for key, _ in events:
             if key.fd == wake_read:
                 os.read(wake_read, 4096)
@@ -106,15 +107,14 @@ class Supervisor:
         while self._signals:
             self._on_signal(self._signals.pop(0))
         self._reap()
-        now = time.monotonic()
         for worker in self._living():
-            self._look_at_clock(worker, now)
+            self._look_at_clock(worker, self._now)  # not a later time: it would count a stop that is not excused yet
         if not self._stopping:
-            self._fill(now)
+            self._fill(self._now)
             self._roll()
 
     def _excuse(self, late: float) -> None:
-        """Silence does not count while this process stood still itself: it was stopped, or the machine slept."""
+        """Silence does not count while this process did not listen: it was stopped, wherever, or the machine slept."""
         for worker in self._living():
             worker.silent_at += max(0.0, late)
 
