@@ -153,7 +153,7 @@ class Attaching:
         actions.append(Attach(number, self.kind, self._instance.a, self.presented, self._wait))
 
     def heard(self, now: float) -> None:
-        """Bytes came on the newest attachment; before its hello they may be anybody's, such as a network's login page."""
+        """Bytes came on the newest attachment; before its hello they may be anybody's, as a network's login page."""
         self._heard = now
         if self.link is Link.UP:
             self.contact(now)
