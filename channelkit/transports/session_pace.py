@@ -51,10 +51,9 @@ class PacedCarrier(ABC):
         room = self._mark - self._outbox.unsent
         pieces = []
         for frame in frames:
-            if isinstance(frame, Message | End):
-                if room < 0 or self._behind:
-                    self._skip(frame.n)
-                    continue
+            if (room < 0 or self._behind) and isinstance(frame, Message | End):
+                self._skip(frame.n)
+                continue
             piece = self._encoded(frame)
             room -= len(piece)
             pieces.append(piece)
