@@ -29,6 +29,7 @@ from channelkit.workers.worker import Slot, Worker
 logger = logging.getLogger("channelkit")
 
 LONGEST_NAP = 3600.0  # what `select` takes has an end
+STANDSTILL = BEAT / 2  # seconds in which this process did not listen, from which on they are no silence of others
 
 
 class Supervisor:
@@ -114,9 +115,13 @@ class Supervisor:
             self._roll()
 
     def _excuse(self, late: float) -> None:
-        """Silence does not count while this process did not listen: it was stopped, wherever, or the machine slept."""
-        for worker in self._living():
-            worker.silent_at += max(0.0, late)
+        """Silence does not count while this process did not listen: it was stopped, wherever, or the machine slept.
+
+        The work of a turn is no excuse: it is there in every turn, and would put the end of patience off for ever.
+        """
+        if late >= STANDSTILL:
+            for worker in self._living():
+                worker.silent_at += late
 
     def _nap(self) -> float:
         """Seconds until time alone is a reason to look; few where silence counts, so that `_excuse` can measure."""
