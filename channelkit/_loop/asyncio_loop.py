@@ -96,15 +96,12 @@ class AsyncioLoop(Loop):
     native: asyncio.AbstractEventLoop
 
     def __init__(self, tasks: TaskGroup) -> None:
-        super().__init__(tasks)
         self.native = asyncio.get_running_loop()
+        super().__init__(tasks, self.native.time)
         self._handle: asyncio.TimerHandle | None = None
         self._watched: set[int] = set()
         # What is asked for inside a channel's context, or on a foreign thread, must not run everybody's calls there.
         self._context = contextvars.copy_context()
-
-    def time(self) -> float:
-        return self.native.time()
 
     def parking(self) -> Parking:
         return AsyncioParking(self.native)

@@ -38,8 +38,10 @@ class Loop(ABC):
     #: The event loop itself: two `Loop`s on one have one clock and one thread.
     native: Any
 
-    def __init__(self, tasks: TaskGroup) -> None:
+    def __init__(self, tasks: TaskGroup, time: Callable[[], float]) -> None:
         self._tasks = tasks
+        #: The loop's monotonic clock, in seconds; its own function, since it is asked for each request.
+        self.time = time
         self._calls: deque[Call] = deque()
         self._heap: list[tuple[float, int, Timer]] = []
         self._counter = itertools.count()
@@ -77,10 +79,6 @@ class Loop(ABC):
     def in_loop_thread(self) -> bool:
         """Whether the caller is on the loop's own thread."""
         return threading.get_ident() == self.thread
-
-    @abstractmethod
-    def time(self) -> float:
-        """The loop's monotonic clock, in seconds."""
 
     @abstractmethod
     def parking(self) -> Parking:

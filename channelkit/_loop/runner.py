@@ -36,7 +36,8 @@ class Runner:
     def start(self, context: Context, function: Function, *args: Any) -> None:
         """Run `function(*args)` in `context` soon; what does not wait runs in the order of the calls."""
         self._queue.append((context, function, args))
-        self._look_after_it()
+        if len(self._queue) == 1:  # else somebody comes already
+            self._look_after_it()
 
     def _look_after_it(self) -> None:
         if self._at_work:

@@ -125,17 +125,18 @@ class Http1Exchange(HttpExchange):
             raise HandlerError("the response has begun already; a request has one answer")
         lines, close = self._own_lines(status, headers)
         empty, chunked = bodiless(status), False
+        bare = empty or self.head.method == "HEAD"
         if empty:
             if status == 205:
                 lines.append(b"Content-Length: 0\r\n")
         elif length is not None:
             lines.append(b"Content-Length: %d\r\n" % length)
         elif self.head.http_version == "1.1":
-            if self.body_allowed:
+            if not bare:
                 lines.append(b"Transfer-Encoding: chunked\r\n")
                 chunked = True
         else:
-            close = close or self.body_allowed  # RFC 9112 6.3: the end of the connection is the end of the body
+            close = close or not bare  # RFC 9112 6.3: the end of the connection is the end of the body
         if close or not self._connection.may_keep_alive(self):
             self.keep_alive = False
             # RFC 9110 7.8
@@ -144,13 +145,13 @@ class Http1Exchange(HttpExchange):
             lines.append(b"Connection: keep-alive\r\n")
         lines.append(b"\r\n")
         self._chunked = chunked
-        self._no_body = empty or not self.body_allowed
-        self._remaining = None if self._no_body or chunked else length
+        self._no_body = bare
+        self._remaining = None if bare or chunked else length
         self._state = STARTED
         self.status = status
         self.loop.meters.responses[status] += 1
         self._connection.link.write(b"".join(lines))
-        return not self._no_body
+        return not bare
 
     def _own_lines(self, status: int, headers: Iterable[tuple[str, str]]) -> tuple[list[bytes], bool]:
         """The status line and the handler's, without framing, with Server and Date unless given; and whether it wants

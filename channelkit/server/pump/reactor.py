@@ -484,7 +484,8 @@ class SocketLink(Link):
 
     def flush_turn(self) -> None:
         self._dirty = False
-        self.flush()
+        if not self._events & OUT:  # as in `flush`
+            self._send_out()
 
     def flush(self) -> None:
         if not self._events & OUT:  # else the kernel is full, and says when it is not: trying would only cost
