@@ -52,6 +52,7 @@ class Incoming(Outgoing):
         "_on_ping",
         "_on_receive",
         "_opened",
+        "_place",
         "_reading",
         "_receiver",
         "_opened_at",
@@ -79,7 +80,8 @@ class Incoming(Outgoing):
         self._handler_running = True  # it may still set a receiver
         self._holding = False  # a `with_channel` block will receive for sure
         self._discarding = False
-        self._receiver: Parking | None = None
+        self._place: Parking | None = None  # where a receiver waits, once one has
+        self._receiver: Parking | None = None  # the same, while one waits
 
     def _set_reading(self, on: bool) -> None:
         """Hook: stop or go on reading from the peer."""
@@ -424,7 +426,9 @@ class Incoming(Outgoing):
     async def _wait_message(self, ending: bool) -> None:
         if self._receiver is not None:
             raise anyio.BusyResourceError("receiving from")
-        self._receiver = receiver = self._loop.parking()
+        if self._place is None:
+            self._place = self._loop.parking()
+        self._receiver = receiver = self._place
         try:
             while not self._inbox:
                 if self._info is not None:

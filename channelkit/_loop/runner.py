@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
-from functools import partial
 from types import coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -77,12 +76,14 @@ class Runner:
 @coroutine
 def _rest(context: Context, one: Coroutine[Any, Any, Any], wanted: Any) -> Generator[Any, Any, None]:
     """Go on with a coroutine that has yielded `wanted` to its event loop."""
-    while True:
-        try:
-            step = partial(one.send, (yield wanted))
-        except BaseException as error:
-            step = partial(one.throw, error)
-        try:
-            wanted = context.run(step)
-        except StopIteration:
-            return
+    run, send = context.run, one.send
+    try:
+        while True:
+            try:
+                value = yield wanted
+            except BaseException as error:
+                wanted = run(one.throw, error)
+            else:
+                wanted = run(send, value)
+    except StopIteration:
+        return

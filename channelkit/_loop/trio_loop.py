@@ -23,13 +23,13 @@ class TrioParking(Parking):
     def waiting(self) -> bool:
         return self._task is not None
 
-    async def park(self) -> None:
-        def abort(_: Any) -> Any:
-            self._task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
+    def park(self) -> Awaitable[None]:
         self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        return trio.lowlevel.wait_task_rescheduled(self._abort)  # noqa: ASYNC105  (the caller awaits it)
+
+    def _abort(self, _: Any) -> Any:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def wake(self) -> None:
         task, self._task = self._task, None
