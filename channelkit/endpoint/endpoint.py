@@ -135,6 +135,8 @@ class Endpoint:
         principal = await self._admission.principal(request, loop, proven)
         if isinstance(principal, Response):
             return principal
+        if unanswered(request).gone and (address.sid is None or address.way is not None):  # while that was asked
+            raise BadRequest(400, "the client went away before it was answered")
         try:
             return await self._session_request(request, address, fields, secret, principal)
         except BadMessage as error:

@@ -46,7 +46,7 @@ JOB = Job(
 
 
 def supervisor(workers: int = 2) -> Supervisor:
-    return Supervisor(JOB, [], workers, drain_within=10.0, close_within=1.0)
+    return Supervisor(JOB, [], workers, drain_within=10.0, close_within=1.0, worker_timeout=60.0)
 
 
 # -- of the supervisor alone
