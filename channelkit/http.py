@@ -316,7 +316,7 @@ _MAPPINGS = (dict, Mapping)  # asking Mapping costs more than flattening a small
 
 def header_lines(headers: HeaderInput) -> list[tuple[str, str]]:
     """Flatten the forms a header value may take into (name, value) lines."""
-    items: Iterable[tuple[str, Any]] = headers.items() if isinstance(headers, _MAPPINGS) else headers
+    items: Any = headers.items() if isinstance(headers, _MAPPINGS) else headers
     lines: list[tuple[str, str]] = []
     for name, value in items:
         if value is None:
