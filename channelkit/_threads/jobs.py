@@ -40,7 +40,7 @@ class WorkerStatistics:
     waiting: int  # threads that wait, or have waited, in a blocking call of ours
     queued_requests: int
     queued_callbacks: int
-    begun: int  # since the start
+    begun: int  # since the start; several messages of one channel may be one
     refused: int  # that found the queue full
     oldest: float  # how long the first in a queue has been there
     waited: float  # all waiting of those that have begun

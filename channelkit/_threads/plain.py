@@ -43,6 +43,17 @@ def on_worker(channel: Channel, callback: Callable[..., Any], must: bool = False
     return call
 
 
+def messages_on_worker(channel: Channel, callback: Callable[..., Any]) -> Callable[[Any], Job]:
+    """The same for an `on_receive`: a job takes all messages that wait."""
+    check_plain(callback)
+    workers = channel._exchange.host.workers
+
+    def call(message: Any) -> Job:
+        return workers.messages(channel, callback, message)
+
+    return call
+
+
 def channel_callback(callback: Callable[..., Any] | None, must: bool = False) -> Callable[..., Any] | None:
     """The same for a callback that gets the channel first, before there is one."""
     if callback is None:
@@ -51,6 +62,18 @@ def channel_callback(callback: Callable[..., Any] | None, must: bool = False) ->
 
     def call(channel: Channel, *args: Any) -> Job:
         return channel._exchange.host.workers.callback(callback, channel.sync, *args, must=must)
+
+    return call
+
+
+def message_callback(callback: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """The same for an `on_receive`."""
+    if callback is None:
+        return None
+    check_plain(callback)
+
+    def call(channel: Channel, message: Any) -> Job:
+        return channel._exchange.host.workers.messages(channel, callback, channel.sync, message)
 
     return call
 

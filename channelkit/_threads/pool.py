@@ -35,9 +35,11 @@ from channelkit._threads.jobs import (
     WorkerStatistics,
     logged,
 )
+from channelkit._threads.messages import Messages
 from channelkit.errors import WorkersBusy
 
 if TYPE_CHECKING:
+    from channelkit._callbacks import Callbacks
     from channelkit._loop import Loop
     from channelkit.config import Config
 
@@ -115,6 +117,10 @@ class Workers:
     def callback(self, function: Callable[..., Any], *args: Any, must: bool) -> Job:
         """The same as a callback of a channel, begun at once.  Raises PoolEnded, too, if the pool has."""
         return self._submit(Job(self, CALLBACK, function, args), must)
+
+    def messages(self, channel: Callbacks, function: Callable[..., Any], *args: Any) -> Job:
+        """`callback` for an on_receive: `args` end in the message, and those of `channel` that wait are taken too."""
+        return self._submit(Messages(self, channel, function, args), must=False)
 
     def start(self, function: Callable[..., Any], *args: Any) -> None:
         """`function(*args)` on a worker, as a callback, with nobody waiting for it."""
@@ -306,6 +312,11 @@ class Workers:
             self.loop.look_idle()
 
     # -- the end
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called: nothing begins any more."""
+        return self._stopped
 
     @property
     def busy(self) -> bool:
