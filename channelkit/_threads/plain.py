@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from channelkit._threads.jobs import CALLBACK, Job
+from channelkit._threads.jobs import CALLBACK, Job, logged
 from channelkit.errors import ConfigError
 from channelkit.http import Response
 
@@ -30,6 +30,11 @@ def runs_on_loop(function: Any) -> bool:
     if inspect.iscoroutinefunction(function):
         return True
     return not inspect.isclass(function) and inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def is_plain(handler: Any) -> bool:
+    """Whether a handler is a plain function, or an Endpoint of one."""
+    return not runs_on_loop(handler) or getattr(handler, "_plain", False) is True
 
 
 def on_worker(channel: Channel, callback: Callable[..., Any], must: bool = False) -> Callable[..., Job]:
@@ -95,13 +100,14 @@ _END: Any = object()
 class BodyOnWorkers:
     """An iterable body whose code belongs on a worker, as the loop iterates over it."""
 
-    __slots__ = ("_body", "_iterator", "_lock", "_workers")
+    __slots__ = ("_body", "_iterator", "_lock", "_unwanted", "_workers")
 
     def __init__(self, body: Any, workers: Workers) -> None:
         self._body = body
         self._workers = workers
         self._iterator: Iterator[Any] | None = None
         self._lock = threading.Lock()
+        self._unwanted = False
 
     @classmethod
     def of(cls, value: Any, workers: Workers) -> Any:
@@ -124,20 +130,30 @@ class BodyOnWorkers:
 
     async def aclose(self) -> None:
         """Close the iterable, behind whatever it is doing; nobody waits for that, or a shield might hold for ever."""
+        self._unwanted = True
         if hasattr(self._body, "close") or hasattr(self._iterator, "close"):
             self._workers.start(self._close)
 
     def _next(self) -> Any:
-        with self._lock:
-            if self._iterator is None:
-                self._iterator = iter(self._body)
-            return next(self._iterator, _END)
+        try:
+            with self._lock:
+                if self._iterator is None:
+                    self._iterator = iter(self._body)
+                return next(self._iterator, _END)
+        finally:
+            if self._unwanted:
+                logged(self._close, ())
 
     def _close(self) -> None:
-        with self._lock:
+        """Unless another worker is in it, who then does it at its end: no second place is taken by waiting for that."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             for one in (self._iterator, self._body):
                 if (close := getattr(one, "close", None)) is not None:
                     close()
+        finally:
+            self._lock.release()
 
 
 def _has_code(body: Any) -> bool:

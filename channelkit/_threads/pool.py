@@ -39,6 +39,8 @@ from channelkit._threads.messages import Messages
 from channelkit.errors import WorkersBusy
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from channelkit._callbacks import Callbacks
     from channelkit._loop import Loop
     from channelkit.config import Config
@@ -68,7 +70,7 @@ class Workers:
         self.loop = loop
         self._config = config
         self._executor = config.executor
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may ask for the numbers in the middle of anything
         self._queues: tuple[deque[Job], deque[Job]] = (deque(), deque())
         self._depth = [0, 0]  # of the queues, without those that were given up
         self._running = [0, 0, 0]
@@ -122,6 +124,26 @@ class Workers:
         """`callback` for an on_receive: `args` end in the message, and those of `channel` that wait are taken too."""
         return self._submit(Messages(self, channel, function, args), must=False)
 
+    async def run_aside(self, function: Callable[..., Any], *args: Any) -> Any:
+        """`run` in a place of its own, since all others may be taken by what this call is to end."""
+        job = Job(self, CALLBACK, function, args)
+        with self._lock:
+            if self._stopped:
+                raise PoolEnded
+            self._begin(job, aside=True)
+        try:
+            if self._executor is not None:
+                self._executor.submit(self._serve, job)
+            else:
+                with self._lock:
+                    if not self._give(job):
+                        self._refuse()
+        except BaseException:
+            with self._lock:
+                self._finished(job)
+            raise
+        return await job
+
     def start(self, function: Callable[..., Any], *args: Any) -> None:
         """`function(*args)` on a worker, as a callback, with nobody waiting for it."""
         self._submit(Job(self, CALLBACK, logged, (function, args)), must=True)
@@ -139,7 +161,7 @@ class Workers:
             self._refuse()
         if self._executor is not None:
             try:
-                self._executor.submit(self._serve_one)
+                self._executor.submit(self._serve_one).add_done_callback(self._served)
             except BaseException:
                 if self.give_up(job):  # else a thread that came for one that was given up has begun it
                     raise
@@ -209,14 +231,16 @@ class Workers:
         for kind in (CALLBACK, REQUEST):
             if self._has_place(kind) and (job := self._first(self._queues[kind])) is not None:
                 self._queues[kind].popleft()
+                self._depth[kind] -= 1
                 self._begin(job)
                 return job
         return None
 
-    def _begin(self, job: Job) -> None:
+    def _begin(self, job: Job, aside: bool = False) -> None:
         job.state = BEGUN
-        self._depth[job.kind] -= 1
         self._running[job.kind] += 1
+        if aside:
+            self._aside(job)
         self._begun.add(job)
         self._count += 1
         job.waited = time.monotonic() - job.queued_at
@@ -226,13 +250,17 @@ class Workers:
     def _dispatch(self) -> bool:
         """Give every job that may begin a thread.  False if there is no thread at all to be had."""
         while (job := self._next()) is not None:
-            if self._idle:
-                worker = self._idle.pop()
-                worker.job = job
-                worker.ready.release()
-            elif not self._hire(job):
+            if not self._give(job):
                 self._take_back(job)
                 return bool(self._threads)  # one of them comes for it
+        return True
+
+    def _give(self, job: Job) -> bool:
+        if not self._idle:
+            return self._hire(job)
+        worker = self._idle.pop()
+        worker.job = job
+        worker.ready.release()
         return True
 
     def _hire(self, job: Job) -> bool:
@@ -288,9 +316,22 @@ class Workers:
         with self._lock:
             job = self._next()
         if job is not None:
-            job.run()
-            with self._lock:
-                self._finished(job)
+            self._serve(job)
+
+    def _serve(self, job: Job) -> None:
+        job.run()
+        with self._lock:
+            self._finished(job)
+        self._deliver(job)
+
+    def _served(self, future: Future[None]) -> None:
+        """Its owner may have cancelled it, by `shutdown(cancel_futures=True)`: then one job fewer will be done."""
+        if not future.cancelled():
+            return
+        with self._lock:
+            job = self._first(self._queues[CALLBACK]) or self._first(self._queues[REQUEST])
+        if job is not None and self.give_up(job):
+            job.error = RuntimeError("the executor was shut down, by its owner, before it could do this")
             self._deliver(job)
 
     def _finished(self, job: Job) -> None:

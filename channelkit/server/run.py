@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskStatus
 
-from channelkit._draining import OnStop, on_stop_of
+from channelkit._draining import LastAct, OnStop, on_stop_of
 from channelkit._lifecycle import logger
 from channelkit._loop import Loop, open_loop
 from channelkit._threads.jobs import current_job
@@ -52,7 +52,7 @@ class Server:
         self._timeout = 0.1
         self._wanted: anyio.Event | None = None
         self._hurry: anyio.CancelScope | None = None
-        self._on_stop: OnStop | None = None
+        self._on_stop: LastAct | None = None
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -267,8 +267,8 @@ async def serve(
     `lifespan` makes an async context manager that is opened before the server listens and closed after it has
     drained; by default it is the handler's own `lifespan`, if it has one, as an `ASGIHandler` does.  `on_stop()` is
     called when it begins to stop, before anything is closed, and awaited if it is asynchronous: the time to say a last
-    word to everybody; by default the handler's own `on_stop`, if it has one.  It is part of the patience, is cancelled
-    with it, and is not called when `serve` is cancelled.  `options` are the
+    word to everybody; by default the handler's own `on_stop`, if it has one.  A plain one beside a plain handler runs on
+    a worker.  It is part of the patience, is cancelled with it, and is not called when `serve` is cancelled.  `options` are the
     fields of `Config`.  Reports its `Server` once it listens.  In the main thread SIGINT and
     SIGTERM stop it with the patience of `drain_timeout`, a second one at once, and with `ssl=TLS(...)` SIGHUP reads
     the certificates again; `handle_signals=False` leaves all of them alone.
