@@ -267,10 +267,10 @@ async def serve(
     `lifespan` makes an async context manager that is opened before the server listens and closed after it has
     drained; by default it is the handler's own `lifespan`, if it has one, as an `ASGIHandler` does.  `on_stop()` is
     called when it begins to stop, before anything is closed, and awaited if it is asynchronous: the time to say a last
-    word to everybody; by default the handler's own `on_stop`, if it has one.  A plain one beside a plain handler runs on
-    a worker.  It is part of the patience, is cancelled with it, and is not called when `serve` is cancelled.  `options` are the
-    fields of `Config`.  Reports its `Server` once it listens.  In the main thread SIGINT and
-    SIGTERM stop it with the patience of `drain_timeout`, a second one at once, and with `ssl=TLS(...)` SIGHUP reads
+    word to everybody; by default the handler's own `on_stop`, if it has one.  A plain one beside a plain handler runs
+    on a worker.  It is part of the patience, is cancelled with it, and is not called when `serve` is cancelled.
+    `options` are the fields of `Config`.  Reports its `Server` once it listens.  In the main thread SIGINT and SIGTERM
+    stop it with the patience of `drain_timeout`, a second one at once, and with `ssl=TLS(...)` SIGHUP reads
     the certificates again; `handle_signals=False` leaves all of them alone.
     Cancelled, it closes every channel with 1001, runs every `on_close`, and cuts the rest.
 
