@@ -135,6 +135,30 @@ def test_a_generator_that_blocks_at_the_end(host: Host, gate: threading.Event) -
     assert ends == [CloseStatus.SERVER_CLOSE]
 
 
+def test_requests_that_wait_at_the_end(host: Host, gate: threading.Event) -> None:
+    """Begin no more once their handlers are cancelled, though the place of one that is stuck counts no more."""
+    ran: list[str] = []
+
+    def handler(request: SyncRequest) -> str:
+        ran.append(request.path)
+        if request.path == "/stand":
+            assert gate.wait(PATIENCE)
+        return "hello"
+
+    host.serve(handler, thread=1, handler_cleanup_timeout=PATIENCE)
+    first, second = host.connect(), host.connect()
+    first.request(path="/stand")
+    host.until(lambda: ran)
+    second.request(path="/waits")
+    host.until(lambda: numbers(host).queued_requests == 1)
+    stopper = threading.Thread(target=host.server, args=(0,))
+    stopper.start()
+    host.until(lambda: not numbers(host).queued_requests)
+    gate.set()
+    stopper.join(PATIENCE)
+    assert ran == ["/stand"]
+
+
 # -- on_stop
 
 
