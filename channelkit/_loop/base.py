@@ -48,7 +48,8 @@ class Loop(ABC):
         self._cancelled = 0
         #: `threading.get_ident()` of the loop's own thread.
         self.thread = threading.get_ident()
-        self._lock = threading.Lock()
+        # An RLock: a signal's handler may call us in a thread that was just doing so (`Server.stop_soon`).
+        self._lock = threading.RLock()
         self._foreign: deque[Call] = deque()
         self._open = True
         self._cancel_on_leaving = False
