@@ -58,6 +58,7 @@ class Browser(driver.Browser):
     """One connection to one browser; every page's commands go through it.  Pages share no storage at all."""
 
     name = "firefox"
+    puts_away = False  # decided before `pagehide`: what the page closes there, or before, is closed too late
 
     def __init__(self, process: Popen[bytes], websocket: ClientConnection) -> None:
         self._websocket = websocket

@@ -95,6 +95,10 @@ class Page(ABC):
         self._navigate(url)
         self.wait_loaded()
 
+    def leave(self, script: str) -> None:
+        """Run statements in a task of the page, the last of which leaves it."""
+        self.evaluate(f"void setTimeout(() => {{ {script} }})")
+
     def reload(self) -> None:
         """As by the button."""
         self.evaluate("window.unloaded = false")
@@ -153,6 +157,10 @@ class Browser(ABC):
     offline: ClassVar[bool] = True
     #: A page can be frozen alone (`Page.frozen`).  Where not, only the whole browser can be stopped (`asleep`).
     freezes: ClassVar[bool] = False
+    #: A page is put away with what it has (the back-forward cache) though it has a connection open when it is left.
+    puts_away: ClassVar[bool] = True
+    #: A cookie that is `Secure` is kept from http on this machine.
+    loopback_is_secure: ClassVar[bool] = True
     #: The size of a window, down to a phone's, and the preference for dark can be set (`Page.look`).
     looks: ClassVar[bool] = True
 

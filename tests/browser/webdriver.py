@@ -20,14 +20,16 @@ from driver import DEADLINE, BrowserError, NavigatingError
 
 PROGRAM, PACKAGE = "WebKitWebDriver", "webkit2gtk-driver xvfb"
 MINI_BROWSER = "webkit2gtk-4.1/MiniBrowser"
+ARGUMENTS = ["--automation", "--javascript-can-open-windows-automatically=true"]
 ENVIRONMENT = {
     "GDK_BACKEND": "x11",
     "WEBKIT_DISABLE_SANDBOX_THIS_IS_DANGEROUS": "1",  # tests run as root in containers
     "LIBGL_ALWAYS_SOFTWARE": "1",
 }
 #: Scripts are calls of functions; those of ours are told the value, or the error, of what they await.
-SCRIPT = "const told = arguments[0]; (async () => (%s))().then(value => told({value}), error => told({error: `${error}`}))"
-GONE = ("no such window", "unknown error", "script timeout", "javascript error")
+SCRIPT = """const told = arguments[0];
+(async () => (%s))().then((value) => told({ value }), (error) => told({ error: `${error}` }))"""
+GONE = ("no such window", "no such frame", "unknown error")  # kinds of an error: the page went away
 KEYS = {"\r": "\ue007", "\t": "\ue004"}
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the name of an element's reference, from the standard
 
@@ -43,8 +45,11 @@ def browser(program: str) -> Iterator[Browser]:
             wire = http.client.HTTPConnection("127.0.0.1", port, timeout=2 * DEADLINE)
             driver.listening(process, wire.connect)
             made = Browser(process, wire)
-            yield made
-            made.quit()
+            try:
+                yield made
+                made.quit()
+            finally:
+                wire.close()
 
 
 @contextmanager
@@ -64,12 +69,13 @@ class Browser(driver.Browser):
 
     name = "webkit"
     offline = False  # the protocol has no word for it
+    loopback_is_secure = False
     looks = False  # nor for dark; and a window is as wide as its tool bar at least
 
     def __init__(self, process: Popen[bytes], wire: http.client.HTTPConnection) -> None:
         self._wire = wire
         binary = next(str(path) for path in Path("/usr").glob(f"lib*/**/{MINI_BROWSER}"))
-        options = {"webkitgtk:browserOptions": {"binary": binary, "args": ["--automation"]}}
+        options = {"webkitgtk:browserOptions": {"binary": binary, "args": ARGUMENTS}}
         self._path = ""
         made = self.command("POST", "/session", {"capabilities": {"alwaysMatch": options}})
         self._path = f"/session/{made['sessionId']}"
