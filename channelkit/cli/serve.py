@@ -40,7 +40,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser.add_argument("--workers", type=_count, default=1, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument(
         "--worker-timeout",
-        type=float,
+        type=seconds,
         metavar="SECONDS",
         help="without a sign of life from a worker's event loop: then it tells where it stands still, and is replaced "
         '(default: 60; with --reload "inf", never: a breakpoint is silent too)',

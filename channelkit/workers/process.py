@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import faulthandler
-=======
->>>>>>> breaker-o
 import logging
 import os
 import signal
@@ -16,17 +13,11 @@ from typing import Any
 import anyio
 
 from channelkit.responding import Handler
-<<<<<<< HEAD
 from channelkit.server.run import serve
+from channelkit.workers.early_signals import ignore_the_rest, terminable
 from channelkit.workers.job import DUMP_SIGNAL, KILL_MARGIN, START_FAILED, Job, unpacked
 from channelkit.workers.reports import Reports
-from channelkit.workers.target import TargetError, load, why
-=======
-from channelkit.server.run import Server, serve
-from channelkit.workers.early_signals import ignore_the_rest, terminable
-from channelkit.workers.job import KILL_MARGIN, READY, START_FAILED, Job, unpacked
 from channelkit.workers.target import load, why
->>>>>>> breaker-o
 
 logger = logging.getLogger("channelkit")
 
@@ -47,14 +38,9 @@ def main(job_pipe: int, report_pipe: int, leash: int) -> int:
         faulthandler.register(DUMP_SIGNAL)  # works whatever holds the interpreter
     job.logs.apply(several=True)
     try:
-<<<<<<< HEAD
-        handler = _loaded(job)
-        anyio.run(_serve, handler, job, report_pipe, backend=job.backend)
-=======
         with terminable():
             handler = load(job.target, job.app_dir, asgi=job.asgi)
-            anyio.run(_serve, handler, job, _Ready(ready_pipe), backend=job.backend)
->>>>>>> breaker-o
+            anyio.run(_serve, handler, job, report_pipe, backend=job.backend)
     except KeyboardInterrupt:
         return 0
     except Exception as error:
@@ -63,18 +49,13 @@ def main(job_pipe: int, report_pipe: int, leash: int) -> int:
     return 0
 
 
-async def _serve(handler: Handler, job: Job, ready: _Ready) -> None:
-    await serve(handler, task_status=ready, **job.options)
-    ignore_the_rest()
-
-
-<<<<<<< HEAD
 async def _serve(handler: Handler, job: Job, report_pipe: int) -> None:
     problem: BaseException | None = None
     async with anyio.create_task_group() as tasks:
         reports = Reports(report_pipe, tasks, numbers=job.numbers)
         try:
             await serve(handler, task_status=reports, **job.options)
+            ignore_the_rest()
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as error:  # kept out of the group, which would wrap it
@@ -83,18 +64,6 @@ async def _serve(handler: Handler, job: Job, report_pipe: int) -> None:
         tasks.cancel_scope.cancel()
     if problem is not None:
         raise problem
-=======
-class _Ready:
-    """A task status that tells the supervisor."""
-
-    def __init__(self, pipe: int) -> None:
-        self._pipe = pipe
-
-    def started(self, value: Server | None = None) -> None:
-        if value is not None and value.status == "running":  # and was not stopped before it came to that
-            os.write(self._pipe, READY)
-            os.close(self._pipe)
->>>>>>> breaker-o
 
 
 def _end_with_supervisor(leash: int, patience: float) -> None:
