@@ -1,7 +1,7 @@
 """The life of a channel: new, open, closing, over; and everything that waits for it.
 
 Here: the phase, who closed it, the one `CloseInfo`, waking whoever waits.  Not here: messages (`_outgoing`,
-`_incoming`).  The phases only ever go forward:
+`_inbox`).  The phases only ever go forward:
 
     NEW -> OPEN -> CLOSING (our side said so; the wire is finishing) -> OVER
               \\______ the peer or the network ended it _____________/

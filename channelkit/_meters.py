@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from channelkit._incoming import Incoming
+    from channelkit._inbox import Inbox
 
 
 class Meters:
@@ -37,7 +37,7 @@ class Meters:
         self.requests = 0
         self.responses: Counter[int] = Counter()  # by status, 101 included
         self.handler_errors = 0
-        self.channels: set[Incoming] = set()  # open now
+        self.channels: set[Inbox] = set()  # open now
         self.closes: Counter[str] = Counter()  # channels that are over, by CloseStatus
         self.messages_sent = 0  # accepted by channels that are over
         self.messages_received = 0  # taken in by channels that are over

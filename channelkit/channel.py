@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from channelkit._access_log import access, log_channel
 from channelkit._incoming import Callback, Incoming
@@ -20,6 +20,7 @@ from channelkit.status import CloseInfo, CloseStatus, check_close
 from channelkit.sync.channel import SyncChannel, view
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 
@@ -62,6 +63,21 @@ class Channel(Incoming):
         return self._phase == OPEN
 
     @property
+    def attached(self) -> bool:
+        """Whether a connection carries it now: while open always, but for a session."""
+        return self.is_open
+
+    @property
+    def session_id(self) -> str | None:
+        """The public id of a session; None for a channel that ends with its connection."""
+        return None
+
+    @property
+    def principal(self) -> Any:
+        """Who it is by the `authenticate` of the `Endpoint`; None without."""
+        return self.request.principal
+
+    @property
     def close_info(self) -> CloseInfo | None:
         """Who ended the channel, how, and what was left; None until the end is complete."""
         return self._info
@@ -88,6 +104,23 @@ class Channel(Incoming):
             waiting_senders=len(self._senders or ()),
             reading=self._reading,
         )
+
+    def on_attach(self, callback: Callable[[], Any]) -> Callable[[], Any]:
+        """Call `callback()` each time a connection carries the session again, after an on_detach; also a decorator.
+
+        A channel that ends with its connection is never detached, so nobody is called there.
+        """
+        self._check_thread()
+        return callback
+
+    def on_detach(self, callback: Callable[[], Any]) -> Callable[[], Any]:
+        """Call `callback()` when no connection carries the session, and none is about to; also a decorator.
+
+        Between two polls, and between two responses of a stream that is rotated, `poll_gap` passes first.  A channel
+        that ends with its connection has only `on_close`.
+        """
+        self._check_thread()
+        return callback
 
     def _account(self, info: CloseInfo) -> None:
         """It is over: its numbers join those of the host, and one line tells why."""

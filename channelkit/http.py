@@ -131,6 +131,7 @@ class RequestData:
         "http_version",
         "is_websocket",
         "method",
+        "principal",
         "query_string",
         "raw_headers",
         "raw_path",
@@ -173,6 +174,7 @@ class RequestData:
         self.subprotocols = subprotocols
         self.root_path = root_path
         self.asgi_scope = asgi_scope
+        self.principal: Any = None
         self._host = host
         self._exchange = exchange
         self._source = source
@@ -257,7 +259,8 @@ class Request(RequestData):
     (`proxy_protocol`, `forwarded`), never of a header that anyone could have sent; None where there is no such thing,
     as with UNIX sockets.  `host` is what the client asked, with a port where it named one.  `scheme` is "http" or
     "https", for WebSockets too; `tls` is what is known of the connection's TLS where it is our own server that speaks
-    it (version, cipher, the client's certificate), else None.
+    it (version, cipher, the client's certificate), else None.  `principal` is what the `authenticate` of an `Endpoint`
+    made of the request; None without.
 
     `state` is a dict of your own; under ASGI it is the scope's, so what middleware left is in it, and `asgi_scope` is
     the whole scope (None on our own server).  `body()`, `stream()` and `json()` wait for the peer and may be used by

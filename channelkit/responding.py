@@ -57,7 +57,24 @@ def checked_handler(handler: Any) -> Handler:
         raise ConfigError(f"a handler is a function that takes a request, not {handler!r}")
     if inspect.isasyncgenfunction(handler):
         raise ConfigError(f"{handler!r} yields, so it is a body, not a handler: return a Response with that body")
+    if inspect.isclass(handler):
+        raise ConfigError(f"{handler!r} is a class, not a handler: give an object of it, with a method __call__")
+    _check_arguments(handler)
     return cast("Handler", handler) if runs_on_loop(handler) else PlainHandler(handler)
+
+
+def _check_arguments(handler: Any) -> None:
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        return  # nobody knows: the first request tells
+    try:
+        signature.bind(object())
+    except TypeError:
+        raise ConfigError(
+            f"a handler takes one argument, the request; {handler!r} takes {signature} "
+            "(a function that makes a handler is called where it is named: `handler = make()`)"
+        ) from None
 
 
 async def run_handler(handler: Handler, request: Request, exchange: HttpExchange) -> None:

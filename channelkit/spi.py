@@ -14,6 +14,7 @@ What carries *sessions* has a smaller task, since the session itself numbers, ke
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
@@ -280,6 +281,11 @@ class WebSocketExchange(Exchange):
         """Whole messages that came after our own close and were passed over, as far as the host counts them."""
         return 0
 
+    @property
+    def heard_at(self) -> float:
+        """When bytes came last that completed no message, in the loop's time, as far as the host sees them."""
+        return -math.inf
+
     def allow(self, size: int) -> None:
         """Let messages of `size` bytes pass a smaller limit of the host, if that is this package's to set."""
 
@@ -330,6 +336,12 @@ class Session(Protocol):
 
     def received(self, attachment: int, frame: Frame) -> None:
         """A frame came on this attachment (`Kind.WEBSOCKET`: the connection carries the uplink too)."""
+
+    def heard(self, attachment: int, at: float) -> None:
+        """Bytes came at `at`, in the loop's time, that are no frame, or none yet: the peer lives.
+
+        A carrier with an attribute `heard_at` is asked for it, before its silence is judged.
+        """
 
     def broke(self, attachment: int, code: int, reason: str) -> None:
         """The peer broke the protocol on this attachment: it is finished with this close code; the session remains."""

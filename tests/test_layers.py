@@ -43,6 +43,8 @@ RULES = {
     "channel.py": ("channelkit.server", "channelkit.transports"),
     "_lifecycle.py": ("channelkit.server", "channelkit.transports"),
     "_outgoing.py": ("channelkit.server", "channelkit.transports"),
+    "_inbox.py": ("channelkit.server", "channelkit.transports"),
+    "_callbacks.py": ("channelkit.server", "channelkit.transports"),
     "_incoming.py": ("channelkit.server", "channelkit.transports"),
     "group.py": ("channelkit.server", "channelkit.transports"),
     "handlers.py": ("channelkit.server",),

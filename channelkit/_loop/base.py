@@ -197,7 +197,7 @@ class Loop(ABC):
         """Wait until nothing is queued, set or running, and `unused()`; one task at a time.  Nothing wakes by itself
         when `unused` changes: call `look_idle` then."""
         self._idle = self.parking()
-        while self._calls or self.timers or self.tasks or not unused():
+        while self._calls or self.timers or self.tasks or self.callbacks or not unused():
             await self._idle.park()
 
     def look_idle(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from channelkit._lifecycle import logger
 from channelkit.errors import HandlerError
 
 if TYPE_CHECKING:
+    from channelkit._loop import Parking
     from channelkit._threads.pool import Workers
 
 REQUEST, CALLBACK, WAITING = range(3)
@@ -47,22 +48,27 @@ class WorkerStatistics:
 
 
 class Job:
-    """One call on a worker.  `run` belongs to the worker, everything else to the loop or the pool's lock."""
+    """One call on a worker.  `run` belongs to the worker, everything else to the loop or the pool's lock.
+
+    It can be awaited, by one task; whoever needs none sets `when_done` instead, before the loop's next turn.
+    """
 
     __slots__ = (
+        "_abandoned",
         "_args",
         "_context",
         "_function",
         "_pool",
+        "_parking",
         "done",
         "error",
         "kind",
-        "parking",
         "queued_at",
         "result",
         "state",
         "thread",
         "waited",
+        "when_done",
     )
 
     def __init__(self, pool: Workers, kind: int, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -74,8 +80,9 @@ class Job:
         self.state = NEW
         self.queued_at = time.monotonic()
         self.waited = 0.0  # in the queue
-        self.parking = pool.loop.parking()
-        self.done = False
+        self.done = self._abandoned = False
+        self.when_done: Callable[[Job], object] | None = None
+        self._parking: Parking | None = None
         self.result: Any = None
         self.error: BaseException | None = None
         self.thread: threading.Thread | None = None
@@ -86,17 +93,61 @@ class Job:
         outer = getattr(_here, "job", None)
         _here.job = self
         try:
-            self.result = self._context.run(call_plain, self._function, self._args)
+            self.result = self._do()
         except BaseException as error:  # SystemExit too: it ends the server, as it does on the loop
             self.error = error
         finally:
             _here.job = outer
 
+    def _do(self) -> Any:
+        return self._context.run(call_plain, self._function, self._args)
+
+    # -- on the loop
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        """What the function returns or raises.  Cancelled, it does not begin, or nobody hears of its outcome."""
+        return self._wait().__await__()
+
+    async def _wait(self) -> Any:
+        self._parking = self._pool.loop.parking()
+        try:
+            while not self.done:
+                await self._parking.park()
+        except BaseException:
+            self._pool.give_up(self)
+            raise
+        return self.outcome()
+
+    def tell(self) -> None:
+        """Its outcome is there: whoever waits for it goes on."""
+        if self.done:
+            return  # the pool has ended meanwhile, and said so
+        self.done = True
+        if self._parking is not None:
+            self._parking.wake()
+        if self.when_done is not None:
+            self.when_done(self)
+
+    def abandon(self) -> None:
+        """The pool has ended: whoever is to be told of the outcome is told that there is none, by PoolEnded."""
+        when_done, self.when_done = self.when_done, None
+        if when_done is not None:
+            self.done = self._abandoned = True
+            when_done(self)
+
     def outcome(self) -> Any:
+        """What it returned, or raise what it raised."""
+        if self._abandoned:
+            raise PoolEnded
         error, self.error = self.error, None
         if error is not None:
             raise error
         return self.result
+
+    @property
+    def running(self) -> bool:
+        """Whether a thread is in it."""
+        return self.state == BEGUN
 
     def step_aside(self) -> bool:
         """Give the place up: this job waits for a peer.  False if too many do."""

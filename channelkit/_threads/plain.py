@@ -10,11 +10,11 @@ import dataclasses
 import inspect
 import pathlib
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from channelkit._threads.jobs import CALLBACK
+from channelkit._threads.jobs import CALLBACK, Job
 from channelkit.errors import ConfigError
 from channelkit.http import Response
 
@@ -32,14 +32,12 @@ def runs_on_loop(function: Any) -> bool:
     return not inspect.isclass(function) and inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
-def on_worker(
-    channel: Channel, callback: Callable[..., Any], must: bool = False
-) -> Callable[..., Coroutine[Any, Any, Any]]:
+def on_worker(channel: Channel, callback: Callable[..., Any], must: bool = False) -> Callable[..., Job]:
     """`callback` as the loop's side of `channel` calls it.  `must`: it has room even if the queue has none."""
     check_plain(callback)
     workers = channel._exchange.host.workers
 
-    def call(*args: Any) -> Coroutine[Any, Any, Any]:
+    def call(*args: Any) -> Job:
         return workers.callback(callback, *args, must=must)
 
     return call
@@ -51,7 +49,7 @@ def channel_callback(callback: Callable[..., Any] | None, must: bool = False) ->
         return None
     check_plain(callback)
 
-    def call(channel: Channel, *args: Any) -> Coroutine[Any, Any, Any]:
+    def call(channel: Channel, *args: Any) -> Job:
         return channel._exchange.host.workers.callback(callback, channel.sync, *args, must=must)
 
     return call

@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from channelkit._lifecycle import logger
@@ -110,27 +110,17 @@ class Workers:
         Raises WorkersBusy at once if `queue_size` others wait, unless it `must` be done.  Cancelled, it does not
         begin, or nobody hears of its outcome: a thread cannot be stopped.
         """
-        job = Job(self, kind, function, args)
-        self._submit(job, must)
-        try:
-            while not job.done:
-                await job.parking.park()
-        except BaseException:
-            self._give_up(job)
-            raise
-        return job.outcome()
+        return await self._submit(Job(self, kind, function, args), must)
 
-    def callback(self, function: Callable[..., Any], *args: Any, must: bool) -> Coroutine[Any, Any, Any]:
-        """`run` as a callback of a channel; raises at once, with nothing to await, if the pool has ended."""
-        if self._stopped:
-            raise PoolEnded
-        return self.run(CALLBACK, function, *args, must=must)
+    def callback(self, function: Callable[..., Any], *args: Any, must: bool) -> Job:
+        """The same as a callback of a channel, begun at once.  Raises PoolEnded, too, if the pool has."""
+        return self._submit(Job(self, CALLBACK, function, args), must)
 
     def start(self, function: Callable[..., Any], *args: Any) -> None:
         """`function(*args)` on a worker, as a callback, with nobody waiting for it."""
         self._submit(Job(self, CALLBACK, logged, (function, args)), must=True)
 
-    def _submit(self, job: Job, must: bool) -> None:
+    def _submit(self, job: Job, must: bool) -> Job:
         with self._lock:
             if self._stopped:
                 raise PoolEnded
@@ -139,14 +129,15 @@ class Workers:
                 self._queue(job)
                 refused = self._executor is None and not self._dispatch()
         if refused:
-            self._give_up(job)
+            self.give_up(job)
             self._refuse()
         if self._executor is not None:
             try:
                 self._executor.submit(self._serve_one)
             except BaseException:
-                self._give_up(job)
-                raise
+                if self.give_up(job):  # else a thread that came for one that was given up has begun it
+                    raise
+        return job
 
     def _queue(self, job: Job) -> None:
         job.state = QUEUED
@@ -160,16 +151,19 @@ class Workers:
             f"queue_size ({self._config.queue_size}) others wait for one of {self._config.thread} threads"
         )
 
-    def _give_up(self, job: Job) -> None:
+    def give_up(self, job: Job) -> bool:
+        """Take `job` out of its queue.  False if it is not there: it has begun."""
         with self._lock:
-            if job.state == QUEUED:
-                job.state = GONE  # it is passed over when its turn comes
-                self._depth[job.kind] -= 1
-                queue = self._queues[job.kind]
-                if len(queue) > 2 * self._depth[job.kind] + 64:
-                    alive = [one for one in queue if one.state == QUEUED]
-                    queue.clear()
-                    queue.extend(alive)
+            if job.state != QUEUED:
+                return False
+            job.state = GONE  # it is passed over when its turn comes
+            self._depth[job.kind] -= 1
+            queue = self._queues[job.kind]
+            if len(queue) > 2 * self._depth[job.kind] + 64:
+                alive = [one for one in queue if one.state == QUEUED]
+                queue.clear()
+                queue.extend(alive)
+            return True
 
     def step_aside(self, job: Job) -> bool:
         """See `Job.step_aside`."""
@@ -305,10 +299,11 @@ class Workers:
             pass  # the loop has ended, and whoever waited with it
 
     def _delivered(self, job: Job) -> None:
-        job.done = True
-        job.parking.wake()
         self._ended.wake()
-        self.loop.look_idle()
+        try:
+            job.tell()
+        finally:
+            self.loop.look_idle()
 
     # -- the end
 
@@ -332,9 +327,8 @@ class Workers:
             await self._ended.park()
 
     def stop(self) -> None:
-        """Let the threads go.  One that is still busy is told of in the log, by name and stack; it is a daemon.
-
-        An executor that was given is left as it is.
+        """On the loop: let the threads go.  One that is still busy is told of in the log, by name and stack; it is a
+        daemon.  An executor that was given is left as it is.
         """
         with self._lock:
             if self._stopped:
@@ -343,6 +337,7 @@ class Workers:
             for worker in self._idle:
                 worker.ready.release()
             self._idle.clear()
+            lost = [job for queue in self._queues for job in queue if job.state == QUEUED] + list(self._begun)
             stuck = [(job, job.thread) for job in self._begun if job.thread is not None]
             leaving = self._threads.difference(thread for _, thread in stuck)
         end = time.monotonic() + LEAVING
@@ -357,3 +352,6 @@ class Workers:
                 thread.name,
                 "".join(traceback.format_stack(frame)) if frame is not None else "",
             )
+        for job in lost:
+            self.give_up(job)
+            job.abandon()

@@ -154,7 +154,7 @@ class Connections:
         machine = self._machine
         status, code, ack, retry_after = 0, None, None, 0.0
         try:
-            with anyio.fail_after(machine.config.post_timeout + 1):  # the machine has given it up by then
+            with anyio.fail_at(machine.uplink.until + 1):  # the machine has given it up by then
                 async with self._http.request("POST", target, [*self._authorized(), *NDJSON], body) as answer:
                     code, ack = decode_answer(await answer.body())
             status, retry_after = answer.status, answer.retry_after
@@ -253,6 +253,7 @@ class Connections:
         target = self._address.target(machine.sid, "ws")
         await socket.open(self._address.host, target, self._headers)
         self._sockets[attachment] = socket
+        socket.heard = lambda: machine.heard(attachment, anyio.current_time())
         self._channel.do(machine.opened(attachment, anyio.current_time()))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(socket.run_writer)
@@ -270,9 +271,7 @@ class Connections:
             if isinstance(message, CloseConnection):
                 return message
             frame = decode_websocket(message, machine.terms.max_message)
-            if frame is None:
-                machine.heard(attachment, anyio.current_time())
-            else:
+            if frame is not None:
                 self._channel.do(machine.received(attachment, frame, anyio.current_time()))
                 socket.limit = line_limit(machine.terms.max_message)  # the first hello may have told another
                 self._channel.pull()

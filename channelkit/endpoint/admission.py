@@ -71,6 +71,7 @@ class Admission:
             self._failures.add(place, loop.time())
             if wait is not None:  # else a session of one's own would open the door to guessing again
                 return refusals.guessing(wait)
+        request.principal = principal
         return principal
 
     async def _asked(self, authenticate: Authenticate, request: Request) -> Any:

@@ -60,7 +60,8 @@ class Endpoint:
     the built-in three, and by their names those of other packages (`spi.SessionTransport`).
     `session` is a `SessionConfig`.  `authenticate(request)`, awaited if need be, gives the principal of every request
     (hashable; None: nobody in particular), or a Response that refuses it; a session belongs to the principal that
-    made it.  `origins` are those of other sites whose pages may use this endpoint ("*": all, but without cookies).
+    made it, and every channel of this endpoint has it as `channel.principal`.  `origins` are those of other sites whose
+    pages may use this endpoint ("*": all, but without cookies).
 
     Any number of requests may run at once, on one event loop.  Raises ConfigError for options that cannot work.
     """
@@ -134,6 +135,8 @@ class Endpoint:
         principal = await self._admission.principal(request, loop, proven)
         if isinstance(principal, Response):
             return principal
+        if unanswered(request).gone and (address.sid is None or address.way is not None):  # while that was asked
+            raise BadRequest(400, "the client went away before it was answered")
         try:
             return await self._session_request(request, address, fields, secret, principal)
         except BadMessage as error:

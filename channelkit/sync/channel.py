@@ -80,13 +80,13 @@ class SyncChannel:
 
     @property
     def session_id(self) -> str | None:
-        """The public id of a session; None for a channel without one."""
-        return getattr(self._channel, "session_id", None)
+        """As `Channel.session_id`."""
+        return self._channel.session_id
 
     @property
     def principal(self) -> Any:
-        """What an Endpoint's `authenticate` gave for a session; None for a channel without one."""
-        return getattr(self._channel, "principal", None)
+        """As `Channel.principal`."""
+        return self._channel.principal
 
     @property
     def is_open(self) -> bool:

@@ -74,7 +74,7 @@ class LiveSession:
         self._context = contextvars.copy_context()
         inner = SessionExchange(self, exchange.config, exchange.loop, exchange.host)
         kind = ProcessedChannel if machine.config.ack == "processed" else SessionChannel
-        self.channel = kind(request.outliving(), inner, principal)
+        self.channel = kind(request.outliving(), inner)
         self._host.join(self)
         self._arm()
 
@@ -100,6 +100,10 @@ class LiveSession:
         if actions:
             self.do(actions)
         self._pull(now)
+
+    def heard(self, attachment: int, at: float) -> None:
+        """Bytes came that are no frame, or none yet: the peer lives."""
+        self.machine.heard(attachment, at)
 
     def broke(self, attachment: int, code: int, reason: str) -> None:
         """The peer broke the protocol on this attachment."""
@@ -230,6 +234,11 @@ class LiveSession:
 
     def _tick(self) -> None:
         self._armed = math.inf
+        current = self.machine.attachment
+        if current is not None:
+            heard_at: float = getattr(self._carriers.get(current.number), "heard_at", -math.inf)
+            if heard_at > current.heard:
+                self.heard(current.number, heard_at)
         self.do(self.machine.tick(self.loop.time()))
 
     def _arm(self) -> None:

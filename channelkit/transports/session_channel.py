@@ -62,7 +62,6 @@ class SessionChannel(Channel):
     """A channel that outlives connections and moves between transports (docs/protocol.md).
 
     `send` waits while the window is full, attached or not; `flush` waits until the peer has acknowledged everything.
-    `session_id` is public; `principal` is what `authenticate` gave.
     """
 
     __slots__ = (
@@ -72,13 +71,11 @@ class SessionChannel(Channel):
         "_max_message",
         "_sender",
         "_session",
-        "principal",
-        "session_id",
     )
 
     transport = "session"
 
-    def __init__(self, request: Request, exchange: SessionExchange, principal: Hashable) -> None:
+    def __init__(self, request: Request, exchange: SessionExchange) -> None:
         super().__init__(request, exchange)
         self._session = exchange.session
         self._detached = False  # on_detach was told, on_attach not yet
@@ -86,28 +83,22 @@ class SessionChannel(Channel):
         self._sender = self._session.machine.sender
         self._max_message = self._session.machine.config.max_message
         self._format = f"session, at most {self._max_message}"  # a str, whose hash is made once
-        self.session_id = self._session.machine.sid
-        self.principal = principal
+
+    @property
+    def session_id(self) -> str:
+        return self._session.machine.sid
 
     @property
     def attached(self) -> bool:
-        """Whether a connection carries the session now."""
         return self._session.machine.attachment is not None
 
     def on_attach(self, callback: Callable[[], Any]) -> Callable[[], Any]:
-        """Call `callback()` each time a connection carries the session again, after an on_detach; also a decorator."""
-        self._check_thread()
         self._listeners[Attached] = callback
-        return callback
+        return super().on_attach(callback)
 
     def on_detach(self, callback: Callable[[], Any]) -> Callable[[], Any]:
-        """Call `callback()` when no connection carries the session, and none is about to; also a decorator.
-
-        Between two polls, and between two responses of a stream that is rotated, `poll_gap` passes first.
-        """
-        self._check_thread()
         self._listeners[Detached] = callback
-        return callback
+        return super().on_detach(callback)
 
     def detach(self) -> bool:
         """End the connection that carries the session, behind what was written to it; the client attaches again.
@@ -181,8 +172,8 @@ class ProcessedChannel(SessionChannel):
 
     __slots__ = ("_given",)
 
-    def __init__(self, request: Request, exchange: SessionExchange, principal: Hashable) -> None:
-        super().__init__(request, exchange, principal)
+    def __init__(self, request: Request, exchange: SessionExchange) -> None:
+        super().__init__(request, exchange)
         self._given = False  # iteration has a message, and has not asked for the next
 
     def handled(self) -> None:

@@ -13,7 +13,7 @@ from channelkit.responding import ANSWERED, Answered
 from channelkit.session.actions import Finish, Kind
 from channelkit.session.codec import decode_websocket, encode_websocket, read_client_hello
 from channelkit.session.frames import SUBPROTOCOL, ClientHello, Frame, Hello
-from channelkit.session.refusals import Refusal
+from channelkit.session.refusals import Refusal, malformed
 from channelkit.spi import SPI_VERSION, WebSocketExchange
 
 if TYPE_CHECKING:
@@ -83,6 +83,11 @@ class WebSocketCarrier:
         self._patience.set(hello_timeout)
         exchange.listener = self
 
+    @property
+    def heard_at(self) -> float:
+        """When a part of a message came: of a large one on a slow line nothing else is seen for long."""
+        return self._exchange.heard_at
+
     # -- spi.QuickCarrier
 
     def write(self, frames: tuple[Frame, ...]) -> None:
@@ -120,15 +125,17 @@ class WebSocketCarrier:
         try:
             frame = decode_websocket(message, self._max_message, read_client_hello)
         except BadMessage as error:
-            self._bad(error.close_code, error.detail)
+            self._bad(error)
             return
         if self._session is not None:
-            if frame is not None:
+            if frame is None:
+                self._session.heard(self._number, self._exchange.loop.time())
+            else:
                 self._session.received(self._number, frame)
         elif isinstance(frame, ClientHello):
             self._hello(frame)
         else:
-            self._bad(POLICY_VIOLATION, "the first frame must be the hello")
+            self._bad(BadMessage("the first frame must be the hello"))
 
     def _hello(self, hello: ClientHello) -> None:
         self._patience.cancel()
@@ -143,11 +150,12 @@ class WebSocketCarrier:
             return
         self._session, self._number = session, result
 
-    def _bad(self, code: int, detail: str) -> None:
-        if self._session is None:
-            self._close(code, detail)
-        else:
-            self._session.broke(self._number, code, detail)
+    def _bad(self, error: BadMessage) -> None:
+        if self._session is not None:
+            self._session.broke(self._number, error.close_code, error.detail)
+        else:  # a refusal, which says that coming again will not help
+            refusal = malformed(error)
+            self._close(refusal.close_code, f"{refusal.close_reason} {refusal.reason}")
 
     def _no_hello(self) -> None:
         self._exchange.loop.tally.hit("hello_timeout", "a WebSocket without a hello was closed")

@@ -14,9 +14,10 @@ import anyio
 
 from channelkit.responding import Handler
 from channelkit.server.run import serve
+from channelkit.workers.early_signals import ignore_the_rest, terminable
 from channelkit.workers.job import DUMP_SIGNAL, KILL_MARGIN, START_FAILED, Job, unpacked
 from channelkit.workers.reports import Reports
-from channelkit.workers.target import TargetError, load, why
+from channelkit.workers.target import load, why
 
 logger = logging.getLogger("channelkit")
 
@@ -37,8 +38,9 @@ def main(job_pipe: int, report_pipe: int, leash: int) -> int:
         faulthandler.register(DUMP_SIGNAL)  # works whatever holds the interpreter
     job.logs.apply(several=True)
     try:
-        handler = _loaded(job)
-        anyio.run(_serve, handler, job, report_pipe, backend=job.backend)
+        with terminable():
+            handler = load(job.target, job.app_dir, asgi=job.asgi)
+            anyio.run(_serve, handler, job, report_pipe, backend=job.backend)
     except KeyboardInterrupt:
         return 0
     except Exception as error:
@@ -47,19 +49,13 @@ def main(job_pipe: int, report_pipe: int, leash: int) -> int:
     return 0
 
 
-def _loaded(job: Job) -> Handler:
-    try:
-        return load(job.target, job.app_dir, asgi=job.asgi)
-    except SystemExit as error:
-        raise TargetError(f"its module ended the process while it was imported: sys.exit({error.code!r})") from None
-
-
 async def _serve(handler: Handler, job: Job, report_pipe: int) -> None:
     problem: BaseException | None = None
     async with anyio.create_task_group() as tasks:
         reports = Reports(report_pipe, tasks, numbers=job.numbers)
         try:
             await serve(handler, task_status=reports, **job.options)
+            ignore_the_rest()
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as error:  # kept out of the group, which would wrap it

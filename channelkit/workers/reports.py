@@ -34,6 +34,8 @@ class Reports:
         self._rest = b""  # of a line for which the pipe had no room
 
     def started(self, value: Server | None = None) -> None:
+        if value is None or value.status != "running":
+            return  # it was stopped before it came to that
         self._server = value
         self.send()
         self._tasks.start_soon(self._run, name="reports")

@@ -410,10 +410,10 @@ def test_no_secret_in_any_log_line(where: str, backend: Backend, caplog: pytest.
 @pytest.mark.parametrize(
     ("first", "code"),
     [
-        ("m 1 x", 1008),
-        (b"m 1 x", 1008),
-        ("h nonsense", 1008),
-        ('h {"v":2}', 1008),
+        ("m 1 x", 4400),
+        (b"m 1 x", 4400),
+        ("h nonsense", 4400),
+        ('h {"v":2}', 4400),
         ('h {"v":1,"secret":"wrong","sid":"AAAAAAAAAAAAAAAAAAAAAA"}', 4404),
         ('h {"v":1,"recv":5}', 4410),
         (None, 1008),
@@ -429,6 +429,7 @@ def test_a_websocket_without_a_proper_hello(first: str | bytes | None, code: int
         close = await peer.receive()
         assert isinstance(close, CloseConnection)
         assert close.code == code
+        assert code != 4400 or str(close.reason).startswith("malformed ")
         await peer.answer_close(close)
         with pytest.raises(Refused) as refused:
             await site.host.websocket("/room/ck/ws")
@@ -455,6 +456,38 @@ def test_a_malformed_frame_ends_the_connection_not_the_session(where: str, backe
 
 
 # -- the endpoint's own URL, methods, options --------------------------------------------------------------------------
+
+
+def test_one_handler_for_every_channel(where: str, backend: Backend) -> None:
+    """What a handler of sessions asks, a channel of one connection answers too."""
+    seen: list[tuple[Any, ...]] = []
+
+    async def handler(channel: Channel) -> None:
+        told: list[str] = []
+        channel.on_attach(lambda: told.append("attached"))
+        channel.on_detach(lambda: told.append("detached"))
+        seen.append((channel.transport, channel.principal, channel.sync.principal))
+        assert channel.attached or channel.transport == "session"
+        assert channel.session_id == channel.sync.session_id
+        assert (channel.session_id is None) is (channel.transport == "websocket")
+        await channel.send("hello")
+        await channel.wait_closed()
+        assert not told or channel.transport == "session"
+        assert not channel.attached
+
+    async def authenticate(request: Request) -> str:
+        return request.headers["x-user"]
+
+    async def talk(site: Site) -> None:
+        peer = await site.host.websocket("/room", [(b"X-User", b"ann")])
+        assert await peer.receive() == "hello"
+        await peer.close()
+        await site.create(X_User="bob")
+        await site.poll(X_User="bob")
+        await site.session("DELETE", X_User="bob")
+        assert seen == [("websocket", "ann", "ann"), ("session", "bob", "bob")]
+
+    run(endpoint_of(handler, authenticate=authenticate), where, backend, talk)
 
 
 def test_connection_scoped_channels(where: str, backend: Backend) -> None:

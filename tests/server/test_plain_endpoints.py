@@ -35,8 +35,9 @@ def test_sessions_and_connections(host: Host) -> None:
         return Response(403, {}, f"not you, says {here()}")
 
     def room(channel: SyncChannel) -> None:
-        principal = channel.principal or ("anybody",)
-        channel.send(f"hello {principal[0]} from {here()} by {channel.transport}, {channel.session_id is not None}")
+        channel.send(
+            f"hello {channel.principal[0]} from {here()} by {channel.transport}, {channel.session_id is not None}"
+        )
         for message in channel:
             channel.send(message.upper())
 
@@ -60,8 +61,8 @@ def test_sessions_and_connections(host: Host) -> None:
     assert seen[:3:2] == [("open", "worker-")] * 2
     assert all(name == "worker-" for _, name in seen)
     peer = host.connect()
-    peer.upgrade(path="/room", more=peer.frame(1, b"x"))
-    assert [peer.read_frame()[1] for _ in range(2)] == [b"hello anybody from worker- by websocket, False", b"X"]
+    peer.upgrade(path="/room?name=bob", more=peer.frame(1, b"x"))
+    assert [peer.read_frame()[1] for _ in range(2)] == [b"hello bob from worker- by websocket, False", b"X"]
     refused = host.connect().ask("POST", "/room/ck?name=mallory")
     assert (refused.status, refused.body) == (403, b"not you, says worker-")
 

@@ -208,5 +208,5 @@ class Downlink:
         elif now >= current.until or now >= self._early(current):
             self.finish(now, actions)
         elif now >= self._ping_at(current):
-            current.wrote = now
+            current.wrote = current.asked = now
             actions.append(Write(current.number, (Ping(),)))
