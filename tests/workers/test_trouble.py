@@ -78,8 +78,8 @@ def test_a_supervisor_that_stood_still_itself() -> None:
     assert worker is not None
     one._slots[0].worker = worker
     try:
-        one._now = time.monotonic() - 5.0
-        worker.silent_at = one._now + 1.5  # so long it might still have been silent then
+        one._looked_at = time.monotonic() - 5.0
+        worker.silent_at = one._looked_at + 1.5  # so long it might still have been silent then
         one._turn(-1)
         assert worker.kill_at == math.inf
         worker.silent_at = time.monotonic()  # but here it was awake
