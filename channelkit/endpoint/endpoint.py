@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from channelkit import registry
 from channelkit._lifecycle import logger
 from channelkit._threads.jobs import REQUEST
-from channelkit._threads.plain import channel_callback, runs_on_loop
+from channelkit._threads.plain import channel_callback, message_callback, runs_on_loop
 from channelkit.channel import Channel
 from channelkit.config import SessionConfig
 from channelkit.endpoint.addresses import Address, parse_address
@@ -82,7 +82,7 @@ class Endpoint:
         self._plain = isinstance(self._handler, _PlainHandler)
         if self._plain:
             on_open, on_close = channel_callback(on_open, must=True), channel_callback(on_close, must=True)
-            on_receive = channel_callback(on_receive)
+            on_receive = message_callback(on_receive)
         self._transports = _names(transports)
         config = session or SessionConfig()
         listed = checked_origins(origins)
