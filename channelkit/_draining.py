@@ -158,6 +158,11 @@ class Draining:
             await self._wait_handlers()
             await self.loop.wait_callbacks()
             await self.workers.ended()
+        if self.running:
+            logger.error(
+                "%d handlers were cancelled and go on all the same (shielded, or in a thread): the server waits",
+                self.running,
+            )
         self.workers.stop()
         # Scheduled tasks, pullers, callbacks that would not end: nothing outlives the server.
         self.loop.cancel_on_leaving()

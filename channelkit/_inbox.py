@@ -25,7 +25,16 @@ Message = str | bytes
 class Inbox(Outgoing):
     """The messages of a channel that wait for a receiver."""
 
-    __slots__ = ("_discarding", "_inbox", "_inbox_bytes", "_reading", "_received_count", "_receiver", "_taken_bytes")
+    __slots__ = (
+        "_discarding",
+        "_inbox",
+        "_inbox_bytes",
+        "_place",
+        "_reading",
+        "_received_count",
+        "_receiver",
+        "_taken_bytes",
+    )
 
     def __init__(self, request: Request, exchange: Exchange) -> None:
         super().__init__(request, exchange)
@@ -35,7 +44,8 @@ class Inbox(Outgoing):
         self._received_count = 0
         self._reading = True
         self._discarding = False  # nobody will ever receive
-        self._receiver: Parking | None = None  # where a task waits in `receive`
+        self._place: Parking | None = None  # where a task waits in `receive`, once one has
+        self._receiver: Parking | None = None  # the same, while one waits
 
     def _set_reading(self, on: bool) -> None:
         """Hook: stop or go on reading from the peer."""

@@ -257,7 +257,8 @@ def _int(name: str, value: object) -> None:
         raise ConfigError(f"{name} must be a whole number from {low}, not {value!r}")
 
 
-def _seconds(name: str, value: object) -> None:
+def seconds(name: str, value: object) -> None:
+    """Check a time.  Raises ConfigError."""
     if name in _ZERO_ALLOWED and value == 0:
         return
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value <= 0:
@@ -287,7 +288,7 @@ def _checked_elsewhere(name: str, value: object) -> None:
 
 _CHECKS: dict[str, Callable[[str, object], None]] = {
     "int": _int,
-    "float": _seconds,
+    "float": seconds,
     "str": _text,
     "str | None": _optional_text,
     "Executor | None": _optional_executor,

@@ -57,21 +57,38 @@ def checked_handler(handler: Any) -> Handler:
         raise ConfigError(f"a handler is a function that takes a request, not {handler!r}")
     if inspect.isasyncgenfunction(handler):
         raise ConfigError(f"{handler!r} yields, so it is a body, not a handler: return a Response with that body")
+    if inspect.isclass(handler):
+        raise ConfigError(f"{handler!r} is a class, not a handler: give an object of it, with a method __call__")
+    _check_arguments(handler)
     return cast("Handler", handler) if runs_on_loop(handler) else PlainHandler(handler)
+
+
+def _check_arguments(handler: Any) -> None:
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        return  # nobody knows: the first request tells
+    try:
+        signature.bind(object())
+    except TypeError:
+        raise ConfigError(
+            f"a handler takes one argument, the request; {handler!r} takes {signature} "
+            "(a function that makes a handler is called where it is named: `handler = make()`)"
+        ) from None
 
 
 async def run_handler(handler: Handler, request: Request, exchange: HttpExchange) -> None:
     """Call `handler` and see that its request has one answer; lets nothing out but a cancellation and the like."""
     try:
-        await answer(exchange, await handler(request))
+        await answer(exchange, request, await handler(request))
     except Exception as error:
-        answer_error(exchange, error)
+        answer_error(exchange, request, error)
     except BaseException:
         cancelled(exchange)
         raise
 
 
-async def answer(exchange: HttpExchange, result: Any) -> None:
+async def answer(exchange: HttpExchange, request: Request, result: Any) -> None:
     """Send `result`, what the handler of this exchange returned."""
     channel = exchange.channel
     if channel is not None:
@@ -89,12 +106,14 @@ async def answer(exchange: HttpExchange, result: Any) -> None:
         return
     if isinstance(result, Channel):
         raise HandlerError("the handler returned the channel of another request; return this request's own")
-    await _respond(exchange, result)
+    await _respond(exchange, request, result)
 
 
-async def _respond(exchange: HttpExchange, result: Any) -> None:
+async def _respond(exchange: HttpExchange, request: Request, result: Any) -> None:
     if result is None:
-        logger.warning("the handler returned None: answered 404; return a Response, a body, or as_channel(request)")
+        logger.warning(
+            "the handler of %r returned None: answered 404; return a Response, a body, or as_channel(request)", request
+        )
         response = Response(404)
     else:
         response = to_response(result)
@@ -151,7 +170,7 @@ async def _room(exchange: HttpExchange, waiter: _Waiter) -> None:
         await waiter.parking.park()
 
 
-def answer_error(exchange: HttpExchange, error: Exception) -> None:
+def answer_error(exchange: HttpExchange, request: Request, error: Exception) -> None:
     """The handler raised: 500 with a fixed text before the head, an aborted connection after it.
 
     A BadRequest that came out of reading the request is the peer's mistake and carries its own status; WorkersBusy
@@ -159,7 +178,7 @@ def answer_error(exchange: HttpExchange, error: Exception) -> None:
     """
     if not isinstance(error, BadRequest | WorkersBusy):
         exchange.loop.meters.handler_errors += 1
-        logger.error("the handler of a request raised", exc_info=error)
+        logger.error("the handler of %r raised", request, exc_info=error)
     channel = exchange.channel
     if channel is not None:
         channel._handler_returned()

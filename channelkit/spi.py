@@ -14,8 +14,9 @@ What carries *sessions* has a smaller task, since the session itself numbers, ke
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -29,6 +30,7 @@ from channelkit.session.frames import ClientHello as ClientHello
 from channelkit.session.frames import End as End
 from channelkit.session.frames import Frame as Frame
 from channelkit.session.frames import Hello as Hello
+from channelkit.session.frames import Numbered as Numbered
 from channelkit.session.frames import Ping as Ping
 from channelkit.session.frames import Text as Text
 from channelkit.session.query import Query as Query
@@ -280,6 +282,11 @@ class WebSocketExchange(Exchange):
         """Whole messages that came after our own close and were passed over, as far as the host counts them."""
         return 0
 
+    @property
+    def heard_at(self) -> float:
+        """When bytes came last that completed no message, in the loop's time, as far as the host sees them."""
+        return -math.inf
+
     def allow(self, size: int) -> None:
         """Let messages of `size` bytes pass a smaller limit of the host, if that is this package's to set."""
 
@@ -330,6 +337,23 @@ class Session(Protocol):
 
     def received(self, attachment: int, frame: Frame) -> None:
         """A frame came on this attachment (`Kind.WEBSOCKET`: the connection carries the uplink too)."""
+
+    def heard(self, attachment: int, at: float) -> None:
+        """Bytes came at `at`, in the loop's time, that are no frame, or none yet: the peer lives.
+
+        A carrier with an attribute `heard_at` is asked for it, before its silence is judged.
+        """
+
+    def after(self, n: int) -> Iterator[Numbered]:
+        """What is kept with a number above `n`, in order, to be read at once.
+
+        So a carrier need not write into a connection that takes nothing: it says so by an attribute `lagging`, writes
+        what it skipped when there is `room`, and calls `caught_up`.
+        """
+        ...
+
+    def caught_up(self, attachment: int) -> None:
+        """A carrier that was `lagging` has written everything that there is."""
 
     def broke(self, attachment: int, code: int, reason: str) -> None:
         """The peer broke the protocol on this attachment: it is finished with this close code; the session remains."""

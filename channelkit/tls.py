@@ -11,6 +11,10 @@ from channelkit.errors import ConfigError
 
 PathLike = str | os.PathLike[str]
 
+PASSWORD = (
+    "CHANNELKIT_SSL_PASSWORD"  # where the command takes it from: its arguments every user of the machine can read
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TLS:

@@ -7,9 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
+from pathlib import Path
 
 import pytest
 
@@ -103,6 +105,81 @@ def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
         main([])
     assert ended.value.code == 2
     assert "command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_handler_is_imported(number: signal.Signals, workers: str, tmp_path: Path) -> None:
+    """An orderly end, 0: also of process 1 of a container, to which only signals come that have a handler."""
+    (tmp_path / "slow.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(600)\n")
+    with started("serve", "slow:handle", "--app-dir", str(tmp_path), "--port", "0", "--workers", workers) as process:
+        assert process.stdout is not None
+        for _ in range(int(workers)):
+            assert process.stdout.readline() == "importing\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    assert not re.search("Traceback|killed", errors)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_storm_of_signals(backend: str, tmp_path: Path) -> None:
+    """Whoever insists and insists ends it no worse: 0, and no traceback, whichever moment a signal hits."""
+    (tmp_path / "quick.py").write_text("async def handle(request):\n    return 'hello'\n")
+    with started("serve", "quick:handle", "--app-dir", str(tmp_path), "--port", "0", "--backend", backend) as process:
+        assert process.stderr is not None
+        assert "listening" in process.stderr.readline()
+        for _ in range(2000):
+            process.send_signal(signal.SIGTERM)
+            if process.poll() is not None:
+                break
+            threading.Event().wait(0.0005)
+        errors = process.stderr.read()
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--drain-timout", "5"], "serve: --drain-timout is not an option; did you mean --drain-timeout?"),
+        (["--drain-timout=5"], "serve: --drain-timout is not an option; did you mean --drain-timeout?"),
+        (["--host", "0.0.0.0"], "did you mean --ip?"),
+        (["--bind", "0.0.0.0:80"], "did you mean --listen?"),
+        (["--xyzzy"], "--xyzzy is not an option ("),
+        (["--lifespan", "60"], "--lifespan is not an option; did you mean --lifespan-timeout?"),  # nothing is guessed
+        (["more"], "more is not expected here"),
+        (["--drain-timeout", "10s"], "seconds are wanted, such as 10, 0.5 or \"inf\", not '10s'"),
+        (["--fd", "-1"], "a whole number is wanted, not '-1'"),
+        (["--max-body", "8M"], "a whole number is wanted, not '8M'"),
+    ],
+)
+def test_arguments_that_make_no_sense(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line with the mistake and what may have been meant, and 2."""
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "nowhere:nothing", *arguments])
+    assert ended.value.code == 2
+    text = capsys.readouterr().err
+    assert told in text
+    assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--uds", "x.sock", "--port", "8090"], "--port would be ignored beside --listen, --uds"),
+        (["--listen", "127.0.0.1:0", "--ip", "0.0.0.0", "--port", "0"], "--ip and --port would be ignored"),
+        (["--uds-mode", "600"], "--uds-mode is of a --uds, and there is none"),
+        (["--reload-dir", "x"], "--reload-dir says what --reload watches, and there is no --reload"),
+        (["--fd", "99999999999999"], "cannot listen on descriptor 99999999999999: it is not open in this process"),
+    ],
+)
+def test_arguments_that_would_be_ignored(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever gives them expects something of them: one line that says so, and 1."""
+    assert main(["serve", "time:sleep", *arguments]) == 1
+    text = capsys.readouterr().err
+    assert told in text
+    assert text.count("\n") == 1
 
 
 SERVER = """

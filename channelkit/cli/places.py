@@ -8,9 +8,8 @@ import re
 from typing import Any
 
 from channelkit import TLS, ConfigError, Listen
-from channelkit.cli.arguments import port
-
-PASSWORD = "CHANNELKIT_SSL_PASSWORD"  # not an argument: those can be read by every user of the machine
+from channelkit.cli.arguments import port, whole
+from channelkit.tls import PASSWORD
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +17,8 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     places = parser.add_argument_group("where it listens: --ip and --port, or any number of these")
     places.add_argument("--listen", action="append", type=_address, default=[], metavar="IP:PORT", help="a TCP port")
     places.add_argument("--uds", action="append", default=[], metavar="PATH", help="a UNIX socket")
-    places.add_argument("--uds-mode", type=_mode, default=0o660, metavar="MODE", help="of its file (default: 660)")
-    places.add_argument("--fd", action="append", type=int, default=[], metavar="N", help="an inherited descriptor")
+    places.add_argument("--uds-mode", type=_mode, metavar="MODE", help="of its file (default: 660)")
+    places.add_argument("--fd", action="append", type=whole, default=[], metavar="N", help="an inherited descriptor")
     places.add_argument("--systemd", action="store_true", help="the sockets that systemd has opened for this service")
     tls = parser.add_argument_group(
         "TLS (docs/tls.md); SIGHUP reads the files again",
@@ -38,12 +37,20 @@ def options_of(given: argparse.Namespace) -> dict[str, Any]:
     """The options of the server that the arguments make.  Raises ConfigError for what does not go together."""
     options: dict[str, Any] = {}
     listen = [Listen(ip=ip, port=number) for ip, number in given.listen]
-    listen += [Listen(unix=path, mode=given.uds_mode) for path in given.uds]
+    mode = {} if given.uds_mode is None else {"mode": given.uds_mode}
+    if mode and not given.uds:
+        raise ConfigError("--uds-mode is of a --uds, and there is none")
+    listen += [Listen(unix=path, **mode) for path in given.uds]
     listen += [Listen(fd=number) for number in given.fd]
     if given.systemd:
         listen += Listen.from_systemd()
     if listen:
         options["listen"] = listen
+        if unused := [name for name in ("ip", "port") if hasattr(given, f"server_{name}")]:
+            raise ConfigError(
+                f"--{' and --'.join(unused)} would be ignored beside --listen, --uds, --fd or --systemd: "
+                "--listen IP:PORT, as often as wanted, says all of it"
+            )
     if given.ssl_certificate is not None:
         options["ssl"] = TLS(
             certificate=given.ssl_certificate,
@@ -56,6 +63,12 @@ def options_of(given: argparse.Namespace) -> dict[str, Any]:
     if given.trusted_proxies is not None:
         options["trusted_proxies"] = given.trusted_proxies
     return options
+
+
+def metrics_address(text: str) -> Listen:
+    """`9100`, `10.0.0.7:9100`, `[::1]:9100`."""
+    ip, number = _address(text if ":" in text else f"127.0.0.1:{text}")
+    return Listen(ip=ip, port=number)
 
 
 def _address(text: str) -> tuple[str, int]:

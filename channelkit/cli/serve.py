@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
-import re
 import sys
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import anyio
 
+from channelkit import ConfigError
 from channelkit import serve as serve_here
 from channelkit.cli import places
-from channelkit.cli.arguments import add_backend
+from channelkit.cli.arguments import add_backend, seconds, whole
 from channelkit.config import Config, ServerOptions
 from channelkit.observing.log_setup import LogSetup
+from channelkit.responding import Handler
 from channelkit.workers import load, run_workers, why
+from channelkit.workers.early_signals import ignore_the_rest, terminable
 
 EPILOG = """\
 Every other option of the server has its own argument too, by its name in channelkit.Config (max_body: --max-body);
@@ -37,8 +38,21 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser.add_argument("--app-dir", default=".", help="where modules are looked for first (default: this folder)")
     parser.add_argument("--asgi", action="store_true", help="module:handler is an ASGI application")
     parser.add_argument("--workers", type=_count, default=1, metavar="N", help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--worker-timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="without a sign of life from a worker's event loop: then it tells where it stands still, and is replaced "
+        '(default: 60; with --reload "inf", never: a breakpoint is silent too)',
+    )
     parser.add_argument("--reload", action="store_true", help="replace the workers when a Python file changes")
     parser.add_argument("--reload-dir", action="append", metavar="DIR", help="watched for changes (default: --app-dir)")
+    parser.add_argument(
+        "--metrics",
+        type=places.metrics_address,
+        metavar="[IP:]PORT",
+        help="where Prometheus finds the numbers of all workers together, at /metrics (IP: 127.0.0.1)",
+    )
     logs = parser.add_argument_group("log lines, on stderr")
     logs.add_argument(
         "--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(default: info)"
@@ -64,15 +78,30 @@ def run(options: argparse.Namespace) -> int:
     server_options = {name[7:]: value for name, value in vars(options).items() if name.startswith("server_")}
     try:
         server_options |= places.options_of(options)
-        if options.workers > 1 or options.reload:
-            return _in_workers(options, logs, server_options)
-        logs.apply()
-        handler = load(options.target, options.app_dir, asgi=options.asgi)
-        anyio.run(functools.partial(serve_here, handler, **server_options), backend=options.backend)
+        if options.reload_dir is not None and not options.reload:
+            raise ConfigError("--reload-dir says what --reload watches, and there is no --reload")
+        with terminable():
+            if _several(options):
+                code = _in_workers(options, logs, server_options)
+                ignore_the_rest()
+                return code
+            logs.apply()
+            handler = load(options.target, options.app_dir, asgi=options.asgi)
+            anyio.run(_serve, handler, server_options, backend=options.backend)
     except Exception as error:
         print(f"channelkit: {options.target} cannot be served: {why(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+async def _serve(handler: Handler, options: dict[str, Any]) -> None:
+    await serve_here(handler, **options)
+    ignore_the_rest()
+
+
+def _several(options: argparse.Namespace) -> bool:
+    """Whether there is a supervisor."""
+    return options.workers > 1 or options.reload or options.worker_timeout is not None or options.metrics is not None
 
 
 def _in_workers(options: argparse.Namespace, logs: LogSetup, server_options: dict[str, Any]) -> int:
@@ -84,6 +113,8 @@ def _in_workers(options: argparse.Namespace, logs: LogSetup, server_options: dic
         asgi=options.asgi,
         backend=options.backend,
         reload=folders if options.reload else (),
+        worker_timeout=options.worker_timeout,
+        metrics=options.metrics,
         logs=logs,
         **server_options,
     )
@@ -110,21 +141,15 @@ def _keywords(name: str, kind: Any, default: Any) -> dict[str, Any] | None:
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction, **text}
     if kind is int:
-        return {"type": _whole, "metavar": "N", **text}
+        return {"type": whole, "metavar": "N", **text}
     if kind is float:
-        return {"type": float, "metavar": "SECONDS", **text}
+        return {"type": seconds, "metavar": "SECONDS", **text}
     if kind in (str, str | None):
         return {"metavar": "TEXT", **text}
     return None
 
 
-def _whole(text: str) -> int:
-    if not re.fullmatch(r"\d+", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"a whole number is wanted, not {text!r}")
-    return int(text)
-
-
 def _count(text: str) -> int:
-    if (number := _whole(text)) < 1:
+    if (number := whole(text)) < 1:
         raise argparse.ArgumentTypeError("at least one worker is needed")
     return number

@@ -125,13 +125,16 @@ class Connections:
     async def _create(self, action: Create) -> None:
         hello, retry_after = None, 0.0
         try:
-            async with self._http.request("POST", self._address.target(None, a=action.a)) as answer:
-                body = await answer.body()
+            with anyio.fail_after(self._machine.config.open_timeout):
+                async with self._http.request("POST", self._address.target(None, a=action.a)) as answer:
+                    body = await answer.body()
             if answer.status == 201:
                 hello = read_server_hello(ndjson.loads(body.decode()))
             else:
                 retry_after = answer.retry_after
                 self._not_there(answer.status, decode_answer(body)[0])
+        except TimeoutError:
+            pass
         except FAILURES as error:
             self._unreachable(error)
         except (BadMessage, ValueError):
@@ -154,7 +157,7 @@ class Connections:
         machine = self._machine
         status, code, ack, retry_after = 0, None, None, 0.0
         try:
-            with anyio.fail_after(machine.config.post_timeout + 1):  # the machine has given it up by then
+            with anyio.fail_at(machine.uplink.until + 1):  # the machine has given it up by then
                 async with self._http.request("POST", target, [*self._authorized(), *NDJSON], body) as answer:
                     code, ack = decode_answer(await answer.body())
             status, retry_after = answer.status, answer.retry_after
@@ -184,10 +187,9 @@ class Connections:
         self._channel.do(self._machine.ended(action.attachment, anyio.current_time(), clean=clean))
 
     async def _answered(self, action: Attach, answer: HttpAnswer) -> bool:
-        """One answer to its end; whether it was whole."""
+        """One answer to its end; whether it was whole, and the server's."""
         if answer.status == 200:
-            await self._frames(action, answer)
-            return True
+            return await self._frames(action, answer)
         body = await answer.body()
         if answer.status == 204 and action.kind is Kind.POLL:
             return True
@@ -206,7 +208,9 @@ class Connections:
         async with self._http.request("POST", target, [*self._authorized(), *NDJSON], b"") as answer:
             return answer.status, *decode_answer(await answer.body())
 
-    async def _frames(self, action: Attach, answer: HttpAnswer) -> None:
+    async def _frames(self, action: Attach, answer: HttpAnswer) -> bool:
+        """Whether any came."""
+        came = False
         limit = self._machine.terms.max_message
         reader: EventFrames | LineFrames = (
             EventFrames(limit) if action.kind is Kind.EVENTS else LineFrames(limit, read_server_hello)
@@ -214,8 +218,10 @@ class Connections:
         async for chunk in answer.chunks():
             self._machine.heard(action.attachment, anyio.current_time())
             for frame in reader.feed(chunk):
+                came = True
                 self._channel.do(self._machine.received(action.attachment, frame, anyio.current_time()))
             self._channel.pull()
+        return came
 
     # -- WebSockets
 
@@ -253,6 +259,7 @@ class Connections:
         target = self._address.target(machine.sid, "ws")
         await socket.open(self._address.host, target, self._headers)
         self._sockets[attachment] = socket
+        socket.heard = lambda: machine.heard(attachment, anyio.current_time())
         self._channel.do(machine.opened(attachment, anyio.current_time()))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(socket.run_writer)
@@ -270,9 +277,7 @@ class Connections:
             if isinstance(message, CloseConnection):
                 return message
             frame = decode_websocket(message, machine.terms.max_message)
-            if frame is None:
-                machine.heard(attachment, anyio.current_time())
-            else:
+            if frame is not None:
                 self._channel.do(machine.received(attachment, frame, anyio.current_time()))
                 socket.limit = line_limit(machine.terms.max_message)  # the first hello may have told another
                 self._channel.pull()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import anyio
 from anyio.abc import ByteStream
@@ -42,6 +42,7 @@ class ClientWebSocket:
         self._stream = stream
         self._engine = WSConnection(ConnectionType.CLIENT)
         self.limit = limit
+        self.heard: Callable[[], None] = lambda: None  # called for whatever comes, a part of a message too
         self._parts: list[str | bytes] = []
         self._size = 0
         self._out: deque[bytes] = deque()
@@ -112,3 +113,4 @@ class ClientWebSocket:
             for event in self._engine.events():
                 return event
             self._engine.receive_data(await self._stream.receive())
+            self.heard()

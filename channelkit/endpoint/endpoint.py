@@ -135,6 +135,8 @@ class Endpoint:
         principal = await self._admission.principal(request, loop, proven)
         if isinstance(principal, Response):
             return principal
+        if unanswered(request).gone and (address.sid is None or address.way is not None):  # while that was asked
+            raise BadRequest(400, "the client went away before it was answered")
         try:
             return await self._session_request(request, address, fields, secret, principal)
         except BadMessage as error:
@@ -240,13 +242,16 @@ class Endpoint:
 
     def _create(self, request: Request, principal: Any) -> Response:
         query = parse_query(request.query_params)
+        by_cookie = request.query_params.get("cookie") == "1"
+        if by_cookie and ";" in request.raw_path:  # which ends a cookie's Path (RFC 6265 4.1.1), and begins what else?
+            raise BadRequest(400, "no cookie can be for a path with a semicolon")
         made = self._sessions.make(request, unanswered(request), principal, query.a)
         if isinstance(made, Refusal):
             return refusal_response(made)
         live, secret = made
         path = f"{_path(request)}/{live.machine.sid}"
         headers = [("Location", path), ("Content-Type", "application/json"), *NO_STORE]
-        if request.query_params.get("cookie") == "1":
+        if by_cookie:
             cookie = f"{COOKIE}={secret}; HttpOnly; Secure; SameSite=Strict; Path={path}"
             headers.append(("Set-Cookie", cookie))
         return Response(201, headers, _hello_body(live, secret))

@@ -8,10 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 from channelkit.http import Request, Response
 from channelkit.statistics import ServerStatistics
+
+#: The numbers by their names in METRICS: one, or one for each value of a label.
+Number: TypeAlias = float | Mapping[str, float]
+Numbers: TypeAlias = Mapping[str, Number]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -51,29 +55,47 @@ async def metrics(request: Request) -> Response:
     Each process has its own numbers, which carry its process number as the label `process`.  They tell about your
     traffic: let only your Prometheus see them.
     """
-    if request.method not in ("GET", "HEAD"):
-        return Response(405, {"Allow": "GET, HEAD"}, "only GET\n")
     exchange = request._exchange
     if exchange is None:
         raise RuntimeError("this request came from no server, so there are no numbers to tell")
-    text = exposition(exchange.host.statistics(), process=str(os.getpid()))
+    return told(request, exposition(exchange.host.statistics(), process=str(os.getpid())))
+
+
+def told(request: Request, text: str) -> Response:
+    """The answer to a scrape."""
+    if request.method not in ("GET", "HEAD"):
+        return Response(405, {"Allow": "GET, HEAD"}, "only GET\n")
     return Response(200, {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"}, text)
 
 
 def exposition(statistics: ServerStatistics, **labels: str) -> str:
     """The numbers as text, each with `labels`."""
-    return "".join(_lines(statistics, labels))
+    return as_text(numbers_of(statistics), labels)
 
 
-def _lines(statistics: ServerStatistics, labels: Mapping[str, str]) -> Iterator[str]:
-    for name, kind, text, field, label in METRICS:
-        yield f"# HELP channelkit_{name} {text}\n# TYPE channelkit_{name} {kind}\n"
+def numbers_of(statistics: ServerStatistics) -> Numbers:
+    """The numbers by their names, ready for JSON."""
+    found: dict[str, Any] = {}
+    for name, _, _, field, label in METRICS:
         value: Any = attrgetter(field)(statistics)
-        if not label:
-            yield f"channelkit_{name}{_braces(labels)} {value}\n"
-        else:
+        found[name] = {str(key): number for key, number in value.items()} if label else value
+    return found
+
+
+def as_text(numbers: Numbers, labels: Mapping[str, str]) -> str:
+    """The exposition of numbers that have all names."""
+    return "".join(_lines(numbers, labels))
+
+
+def _lines(numbers: Numbers, labels: Mapping[str, str]) -> Iterator[str]:
+    for name, kind, text, _, label in METRICS:
+        yield f"# HELP channelkit_{name} {text}\n# TYPE channelkit_{name} {kind}\n"
+        value = numbers[name]
+        if isinstance(value, Mapping):
             for key, number in sorted(value.items()):
-                yield f"channelkit_{name}{_braces({**labels, label: str(key)})} {number}\n"
+                yield f"channelkit_{name}{_braces({**labels, label: key})} {number}\n"
+        else:
+            yield f"channelkit_{name}{_braces(labels)} {value}\n"
 
 
 def _braces(labels: Mapping[str, str]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from channelkit._lifecycle import logger
 from channelkit.errors import ConfigError
-from channelkit.tls import TLS
+from channelkit.tls import PASSWORD, TLS
 
 #: What we speak, for ALPN (RFC 7301 6).
 PROTOCOLS = ("http/1.1", "http/1.0")
@@ -99,9 +99,9 @@ def _load_chain(context: ssl.SSLContext, certificate: Path, key: Path, files: TL
 def _why(error: Exception, asked: bool, certificate: Path, key: Path, files: TLS) -> str:
     reason = getattr(error, "reason", None) or ""
     if asked and files.password is None:
-        return f"TLS(key=): {key} is encrypted; give its password="
+        return f"TLS(key=): {key} is encrypted; give its password=, to the command as {PASSWORD} in its environment"
     if asked:
-        return f"TLS(password=) does not open {key}"
+        return f"TLS(password=) does not open {key}; the command takes it from {PASSWORD} in its environment"
     if reason == "KEY_VALUES_MISMATCH":
         return f"TLS(key=): {key} is not the key of {certificate}"
     if not _PEM.search(_read("certificate", certificate)):

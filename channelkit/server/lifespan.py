@@ -28,22 +28,22 @@ def lifespan_of(handler: Any, lifespan: Lifespan | None) -> Lifespan | None:
 
 
 @asynccontextmanager
-async def living(lifespan: Lifespan | None, patience: float) -> AsyncIterator[None]:
+async def living(lifespan: Lifespan | None, patience: float) -> AsyncIterator[Life | None]:
     """Inside, `lifespan` is open.  It gets `patience` seconds to close, also if this is cancelled.
 
     Raises what it raised on opening or closing.  If it fails in between, the block is cancelled.
     """
     if lifespan is None:
-        yield
+        yield None
         return
     problem: BaseException | None = None
-    life = _Life(lifespan)
+    life = Life(lifespan)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(life.run, tasks.cancel_scope, name="lifespan")
         try:
             await life.opened.wait()
             if life.error is None:
-                yield
+                yield life
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as error:  # kept out of the group, which would wrap it
@@ -56,12 +56,13 @@ async def living(lifespan: Lifespan | None, patience: float) -> AsyncIterator[No
         raise problem
 
 
-class _Life:
+class Life:
     """The task of one lifespan."""
 
     def __init__(self, lifespan: Lifespan) -> None:
         self._lifespan = lifespan
         self._scope = anyio.CancelScope(shield=True)
+        self._patience: anyio.CancelScope | None = None
         self._up = False
         self._stop = anyio.Event()
         self._closed = anyio.Event()
@@ -95,9 +96,15 @@ class _Life:
         if not self._up:
             self._scope.cancel()  # nobody waits for its opening any more
         self._stop.set()
-        with anyio.move_on_after(patience):
+        begun = anyio.current_time()
+        with anyio.move_on_after(patience) as self._patience:
             await self._closed.wait()
             return
-        logger.error("the lifespan has not closed in %g s and is cancelled", patience)
+        logger.error("the lifespan has not closed in %g s and is cancelled", round(anyio.current_time() - begun, 2))
         self._scope.cancel()
         await self._closed.wait()
+
+    def hurry(self) -> None:
+        """If it is closing, it had its time."""
+        if self._patience is not None:
+            self._patience.cancel()

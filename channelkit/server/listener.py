@@ -16,7 +16,7 @@ from channelkit.server.certificates import Certificates
 from channelkit.server.unix_listener import listen_unix
 
 if TYPE_CHECKING:
-    from channelkit.server.pump.reactor import Listener
+    from channelkit.server.pump.accepting import Listener
 
 
 class Opened:
@@ -123,6 +123,8 @@ def _why(error: OSError, listen: Listen) -> str:
         return "this user may not use that port (ports below 1024 need a privilege)"
     if error.errno == errno.EADDRNOTAVAIL:
         return "this machine does not have that address (0.0.0.0 and :: are all it has)"
+    if error.errno == errno.EINVAL and (listen.ip or "").lower().startswith("fe80:") and "%" not in (listen.ip or ""):
+        return "a link-local address is one of an interface: fe80::1%eth0"
     return error.strerror or str(error)
 
 
@@ -130,8 +132,8 @@ def _inherited(fd: int) -> socket.socket:
     """A duplicate of a listening socket: who opened the original may close it, or use it for the next server."""
     try:
         is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot listen on descriptor {fd}: it is not open in this process") from None
+    except (OSError, OverflowError):
+        raise OSError(errno.EBADF, f"cannot listen on descriptor {fd}: it is not open in this process") from None
     if not is_socket:
         raise ConfigError(f"descriptor {fd} is no socket")
     sock = socket.socket(fileno=os.dup(fd))

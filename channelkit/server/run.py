@@ -6,8 +6,8 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Literal, Unpack
 
@@ -26,11 +26,12 @@ from channelkit.server import systemd
 from channelkit.server.certificates import Certificates, reload_all
 from channelkit.server.core import ServerCore
 from channelkit.server.heartbeat import Heartbeat
-from channelkit.server.lifespan import Lifespan, lifespan_of, living
+from channelkit.server.lifespan import Life, Lifespan, lifespan_of, living
 from channelkit.server.listener import Opened, open_all
 from channelkit.server.pump.reactor import Reactor
 from channelkit.server.pump.tls_link import TlsAcceptor
 from channelkit.statistics import ServerStatistics
+from channelkit.tls import TLS
 from channelkit.wire.client_hello import INTERNAL_ERROR
 from channelkit.wire.http1_responses import BUSY
 
@@ -50,6 +51,8 @@ class Server:
         self._loop: Loop | None = None
         self._stop_requested = False
         self._timeout = 0.1
+        self._starting: anyio.CancelScope | None = None
+        self._life: Life | None = None
         self._wanted: anyio.Event | None = None
         self._hurry: anyio.CancelScope | None = None
         self._on_stop: LastAct | None = None
@@ -148,6 +151,8 @@ class Server:
         self._timeout = timeout
         if self._wanted is not None:
             self._wanted.set()
+        elif self._starting is not None:
+            self._starting.cancel()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait, in another thread than the loop's, until it has stopped; False if `timeout` seconds were not enough.
@@ -174,15 +179,18 @@ class Server:
         task_status: TaskStatus[Server],
     ) -> None:
         try:
-            async with living(lifespan, config.lifespan_timeout):
-                await self._listen(handler, config, handle_signals, task_status)
+            async with _process(self, handle_signals, config):
+                with anyio.CancelScope() as self._starting:
+                    async with living(lifespan, config.lifespan_timeout) as self._life:
+                        await self._listen(handler, config, task_status)
+                if self._starting.cancelled_caught and self._status == "starting":
+                    self._status = "stopped"
+                    task_status.started(self)  # or whoever waits for it would take the end for a failure
         finally:
             self._status = "stopped"
             self._done.set()
 
-    async def _listen(
-        self, handler: Handler, config: Config, handle_signals: bool, task_status: TaskStatus[Server]
-    ) -> None:
+    async def _listen(self, handler: Handler, config: Config, task_status: TaskStatus[Server]) -> None:
         self._opened = open_all(config)
         self._addresses = tuple(map(str, self._opened))
         self._port = next((one.port for one in self._opened if one.port), 0)
@@ -192,7 +200,7 @@ class Server:
                 self._loop = loop
                 reactor = Reactor(loop, config)
                 try:
-                    await self._serve(reactor, loop, handler, config, handle_signals, task_status)
+                    await self._serve(reactor, loop, handler, config, task_status)
                 finally:
                     reactor.close()
         finally:
@@ -204,7 +212,6 @@ class Server:
         loop: Loop,
         handler: Handler,
         config: Config,
-        handle_signals: bool,
         task_status: TaskStatus[Server],
     ) -> None:
         async with anyio.create_task_group() as handlers:
@@ -217,13 +224,13 @@ class Server:
             heartbeat = Heartbeat(loop, config.slow_callback)
             self._status = "running"
             try:
-                async with _process(self, handle_signals, config.drain_timeout):
-                    task_status.started(self)
-                    assert self._wanted is not None
-                    await self._wanted.wait()
-                    self._stop_listening()
-                    with anyio.CancelScope() as self._hurry:
-                        await core.drain(self._timeout, config.spread)
+                self._tell(systemd.READY, f"STATUS=listening on {', '.join(self.addresses)}")
+                task_status.started(self)
+                assert self._wanted is not None
+                await self._wanted.wait()
+                self._stop_listening()
+                with anyio.CancelScope() as self._hurry:
+                    await core.drain(self._timeout, config.spread)
             finally:
                 self._stop_listening()
                 heartbeat.stop()
@@ -269,9 +276,10 @@ async def serve(
     called when it begins to stop, before anything is closed, and awaited if it is asynchronous: the time to say a last
     word to everybody; by default the handler's own `on_stop`, if it has one.  A plain one beside a plain handler runs
     on a worker.  It is part of the patience, is cancelled with it, and is not called when `serve` is cancelled.
-    `options` are the fields of `Config`.  Reports its `Server` once it listens.  In the main thread SIGINT and SIGTERM
-    stop it with the patience of `drain_timeout`, a second one at once, and with `ssl=TLS(...)` SIGHUP reads
-    the certificates again; `handle_signals=False` leaves all of them alone.
+    `options` are the fields of `Config`.  Reports its `Server` once it listens, or was stopped before.  In the main
+    thread SIGINT and SIGTERM stop it with the patience of `drain_timeout`, a second one at once (what closes the
+    lifespan is cancelled by one more), and with `ssl=TLS(...)` SIGHUP reads the certificates again;
+    `handle_signals=False` leaves all of them alone.
     Cancelled, it closes every channel with 1001, runs every `on_close`, and cuts the rest.
 
     Raises ConfigError for options or a handler that cannot work, OSError if it cannot listen; what the lifespan
@@ -348,10 +356,11 @@ def checked_config(options: Any) -> Config:
 
 
 @asynccontextmanager
-async def _process(server: Server, wanted: bool, patience: float) -> AsyncIterator[None]:
+async def _process(server: Server, wanted: bool, config: Config) -> AsyncIterator[None]:
     """While this is open the process is the server's: SIGINT and SIGTERM stop it, systemd is told how it is.
 
-    SIGHUP reads certificates again, if it has files of them.
+    From before the lifespan is opened until it has closed: process 1 of a container hears no signal that it has not
+    asked for.  SIGHUP reads certificates again, if there are files of them.
 
     Only the main thread may listen to signals.
     """
@@ -359,29 +368,55 @@ async def _process(server: Server, wanted: bool, patience: float) -> AsyncIterat
         yield
         return
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if any(certificates.reloadable for certificates in server._certificates):
+    if any(isinstance(one.ssl or config.ssl, TLS) for one in config.listeners):
         numbers.append(signal.SIGHUP)
-    with anyio.open_signal_receiver(*numbers) as received:
+    problem: BaseException | None = None
+    server._owns_process = True
+    with _handlers_kept(numbers), anyio.open_signal_receiver(*numbers) as received:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_watch_signals, server, received, patience)
-            server._owns_process = True
-            server._tell(systemd.READY, f"STATUS=listening on {', '.join(server.addresses)}")
-            yield
+            tasks.start_soon(_watch_signals, server, received, config.drain_timeout)
+            try:
+                yield
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # kept out of the group, which would wrap it
+                problem = error
             tasks.cancel_scope.cancel()
+    if problem is not None:
+        raise problem
+
+
+@contextmanager
+def _handlers_kept(numbers: Sequence[signal.Signals]) -> Iterator[None]:
+    """What has handled these signals does so again afterwards, and those that came too late are nobody's.
+
+    asyncio would leave the defaults; trio raises again what nobody has taken, and that would kill an orderly end.
+    """
+    before = {number: signal.signal(number, lambda number, frame: None) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 async def _watch_signals(server: Server, received: AsyncIterator[signal.Signals], patience: float) -> None:
+    """Each signal after the first cuts short what it finds: running requests, or the lifespan that closes."""
     async for number in received:
         if number == signal.SIGHUP:
             await _reload(server)
             continue
         logger.info("%s: stopping", number.name)
         server.stop_soon(patience)
+        if patience == 0.0 and server._life is not None:
+            server._life.hurry()
         patience = 0.0
 
 
 async def _reload(server: Server) -> None:
     """Nobody is there to catch what is wrong: it is logged, and the old certificates stay."""
+    if server.status != "running":
+        return  # they are to be read yet, or for nobody
     systemd.reloading()
     try:
         await anyio.to_thread.run_sync(server.reload_certificates)

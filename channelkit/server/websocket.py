@@ -6,6 +6,7 @@ handshake (RFC 6455 7), pings for liveness, and what each end of the link means.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from secrets import token_bytes
 from typing import TYPE_CHECKING
@@ -48,6 +49,7 @@ class WebSocketConnection(WebSocketExchange):
         "_core",
         "_deadline",
         "_eof",
+        "_heard_at",
         "_held",
         "_link",
         "_over",
@@ -73,6 +75,7 @@ class WebSocketConnection(WebSocketExchange):
         if deflate is not None:
             self._compress(deflate)
         self._held: list[Event] | None = None  # parsed, waiting until reading goes on
+        self._heard_at = -math.inf
         self._begun = False  # on_open has had its turn, frames may be handled
         self._paused = False
         self._eof = False  # the client's FIN was read before its handshake was answered
@@ -140,6 +143,10 @@ class WebSocketConnection(WebSocketExchange):
     def unread(self) -> int:
         return _messages(self._held) + self._codec.skipped
 
+    @property
+    def heard_at(self) -> float:
+        return self._heard_at
+
     def ping(self, data: bytes) -> None:
         self._link.write(self._codec.ping(data))
 
@@ -175,6 +182,8 @@ class WebSocketConnection(WebSocketExchange):
         else:
             events = self._codec.events(MESSAGES_PER_TURN)
             more = self._codec.more
+            if not events:
+                self._heard_at = self.loop.time()
         received = self.listener.received
         remaining = iter(events)
         for event in remaining:

@@ -2,7 +2,8 @@
 
 `running` is the call.  `supervisor` is the parent: it starts workers, restarts those that die, replaces them one by
 one, and ends them.  `process` is the child: it loads the handler and serves it.  `job` is what the one tells the
-other.  `target` finds a handler by its name.  `reloading` watches files.
+other, `reports` what comes back.  `target` finds a handler by its name, `early_signals` lets SIGTERM end that.
+`reloading` watches files.
 """
 
 from channelkit.workers.running import run_workers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,8 +12,8 @@ from channelkit.errors import ConfigError
 from channelkit.observing.log_setup import LogSetup
 
 START_FAILED = 3  # the exit code of a worker that could not begin: its handler, its options, its lifespan
+DUMP_SIGNAL = signal.SIGQUIT  # a worker then writes its threads' stacks to stderr and goes on, as Java's machine does
 KILL_MARGIN = 5.0  # seconds past its own deadlines before a worker that was told to stop is killed
-READY = b"+"  # what a worker writes once it listens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,7 @@ class Job:
     options: Mapping[str, Any]  # of `serve`
     logs: LogSetup
     stop_within: float  # seconds, by its own deadlines, that it may take to stop
+    numbers: bool = False  # whether it is to report them
 
     def packed(self) -> bytes:
         """The job as bytes.  Raises ConfigError for an option that cannot be given to another process."""

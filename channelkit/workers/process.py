@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import faulthandler
 import logging
 import os
 import signal
@@ -14,29 +14,33 @@ import anyio
 
 from channelkit.responding import Handler
 from channelkit.server.run import serve
-from channelkit.workers.job import KILL_MARGIN, READY, START_FAILED, Job, unpacked
-from channelkit.workers.target import TargetError, load, why
+from channelkit.workers.early_signals import ignore_the_rest, terminable
+from channelkit.workers.job import DUMP_SIGNAL, KILL_MARGIN, START_FAILED, Job, unpacked
+from channelkit.workers.reports import Reports
+from channelkit.workers.target import load, why
 
 logger = logging.getLogger("channelkit")
 
 
-def main(job_pipe: int, ready_pipe: int, leash: int) -> int:
+def main(job_pipe: int, report_pipe: int, leash: int) -> int:
     """Run the job; returns the exit code.
 
-    `job_pipe` gives the job, `ready_pipe` takes one byte once the server listens, and the end of `leash` means that
-    the supervisor is gone: then this process stops too, by force if it does not within its own deadlines.
+    `job_pipe` gives the job, `report_pipe` takes the reports from when the server listens on, and the end of `leash`
+    means that the supervisor is gone: then this process stops too, by force if it does not within its own deadlines.
     """
-    for number in (job_pipe, ready_pipe, leash):
+    for number in (job_pipe, report_pipe, leash):
         os.set_inheritable(number, False)  # a process the handler starts must not hold them open
     with open(job_pipe, "rb") as pipe:
         job = unpacked(pipe.read())
     followed = (leash, job.stop_within)
     threading.Thread(target=_end_with_supervisor, args=followed, name="channelkit-leash", daemon=True).start()
+    if sys.stderr is not None:
+        faulthandler.register(DUMP_SIGNAL)  # works whatever holds the interpreter
     job.logs.apply(several=True)
     try:
-        handler = _loaded(job)
-        run = functools.partial(serve, handler, task_status=_Ready(ready_pipe), **job.options)
-        anyio.run(run, backend=job.backend)
+        with terminable():
+            handler = load(job.target, job.app_dir, asgi=job.asgi)
+            anyio.run(_serve, handler, job, report_pipe, backend=job.backend)
     except KeyboardInterrupt:
         return 0
     except Exception as error:
@@ -45,22 +49,21 @@ def main(job_pipe: int, ready_pipe: int, leash: int) -> int:
     return 0
 
 
-def _loaded(job: Job) -> Handler:
-    try:
-        return load(job.target, job.app_dir, asgi=job.asgi)
-    except SystemExit as error:
-        raise TargetError(f"its module ended the process while it was imported: sys.exit({error.code!r})") from None
-
-
-class _Ready:
-    """A task status that tells the supervisor."""
-
-    def __init__(self, pipe: int) -> None:
-        self._pipe = pipe
-
-    def started(self, value: Any = None) -> None:
-        os.write(self._pipe, READY)
-        os.close(self._pipe)
+async def _serve(handler: Handler, job: Job, report_pipe: int) -> None:
+    problem: BaseException | None = None
+    async with anyio.create_task_group() as tasks:
+        reports = Reports(report_pipe, tasks, numbers=job.numbers)
+        try:
+            await serve(handler, task_status=reports, **job.options)
+            ignore_the_rest()
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:  # kept out of the group, which would wrap it
+            problem = error
+        reports.send()
+        tasks.cancel_scope.cancel()
+    if problem is not None:
+        raise problem
 
 
 def _end_with_supervisor(leash: int, patience: float) -> None:

@@ -1,7 +1,8 @@
 """The supervisor: it opens the sockets, starts workers that share them, and sees that there are always as many.
 
-It imports no handler and runs no event loop: what happens to it is signals, a byte on a pipe, a changed file, and
-time, all waited for in one `select`.  A worker that dies is replaced, after a pause that grows while it keeps dying.
+It imports no handler and runs no event loop: what happens to it is signals, reports on a pipe, a changed file, and
+time, all waited for in one `select`.  A worker that dies is replaced, after a pause that grows while it keeps dying;
+one that is silent, because something holds its event loop, is made to tell where, and killed.
 SIGHUP, or a changed file with `reload`, replaces the workers one by one: the new one listens before the old one is
 asked to stop, so no connection is refused.  SIGTERM and SIGINT end all of them, with the patience of
 `drain_timeout`; a second one cuts.  Whoever was told to stop and does not is killed.
@@ -19,8 +20,10 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from channelkit.observing.totals import Totals
 from channelkit.server import systemd
 from channelkit.workers.job import KILL_MARGIN, START_FAILED, Job
+from channelkit.workers.reports import BEAT
 from channelkit.workers.worker import Slot, Worker
 
 logger = logging.getLogger("channelkit")
@@ -39,6 +42,8 @@ class Supervisor:
         *,
         drain_within: float,
         close_within: float,
+        worker_timeout: float,
+        totals: Totals | None = None,
         watch: Callable[[Callable[[str], None]], Callable[[], None]] | None = None,
     ) -> None:
         self._job = job.packed()
@@ -48,8 +53,11 @@ class Supervisor:
         self._rolling: list[Slot] = []  # whose worker is still to be replaced
         self._drain_within = drain_within  # seconds a worker that is told to stop lets its clients end
         self._close_within = close_within  # and what it takes after that
+        self._worker_timeout = worker_timeout
+        self._totals = totals  # of their numbers, if somebody wants them
         self._watch = watch
         self._selector = selectors.DefaultSelector()
+        self._looked_at = time.monotonic()  # the last moment of which it is known that all reports were taken in
         self._signals: list[int] = []
         self._stopping = False
         self._ever_ready = False
@@ -87,27 +95,39 @@ class Supervisor:
         return self._exit_code
 
     def _turn(self, wake_read: int) -> None:
-        for key, _ in self._selector.select(self._nap()):
+        events = self._selector.select(self._nap())
+        now = time.monotonic()
+        self._excuse(now - self._looked_at - BEAT)
+        self._looked_at = now
+        for key, _ in events:
             if key.fd == wake_read:
                 os.read(wake_read, 4096)
             else:
-                self._read_ready(key.data)
+                self._hear(key.data)
         while self._signals:
             self._on_signal(self._signals.pop(0))
         self._reap()
-        now = time.monotonic()
         for worker in self._living():
             self._look_at_clock(worker, now)
         if not self._stopping:
             self._fill(now)
             self._roll()
 
+    def _excuse(self, late: float) -> None:
+        """Silence does not count while this process stood still itself: it was stopped, or the machine slept.
+
+        So silence is judged by the moment at which this was measured, and not by a later one.
+        """
+        for worker in self._living():
+            worker.silent_at += max(0.0, late)
+
     def _nap(self) -> float:
-        """Seconds until time alone is a reason to look."""
-        dues = [due for worker in self._living() for due in (worker.kill_at, worker.late_at)]
+        """Seconds until time alone is a reason to look; few where silence counts, so that `_excuse` can measure."""
+        longest = BEAT if any(worker.silent_at < math.inf for worker in self._living()) else LONGEST_NAP
+        dues = [due for worker in self._living() for due in (worker.kill_at, worker.late_at, worker.silent_at)]
         if not self._stopping:
             dues += [slot.retry_at for slot in self._slots if slot.empty]
-        return max(0.0, min((LONGEST_NAP, *(due - time.monotonic() for due in dues))))
+        return max(0.0, min((longest, *(due - time.monotonic() for due in dues))))
 
     def _living(self) -> list[Worker]:
         here = [worker for slot in self._slots for worker in (slot.worker, slot.successor) if worker is not None]
@@ -152,16 +172,23 @@ class Supervisor:
 
     def _retire(self, worker: Worker) -> None:
         if not worker.stopping:
-            worker.stopping = True
-            worker.kill_at = time.monotonic() + self._drain_within + self._close_within + KILL_MARGIN
-            worker.tell(signal.SIGTERM)
+            worker.retire(self._drain_within + self._close_within + KILL_MARGIN)
 
     def _look_at_clock(self, worker: Worker, now: float) -> None:
         if now >= worker.kill_at:
             worker.kill_at = math.inf
-            logger.error("%r did not stop in time: it is killed", worker)
+            if worker.stopping:
+                logger.error("%r did not stop in time: it is killed", worker)
             worker.process.kill()
             self._exit_code = 1 if self._stopping else self._exit_code
+        if now >= worker.silent_at:
+            logger.error(
+                "%r has given no sign of life for %g s: something holds its event loop; its stacks follow, then it is "
+                "killed (worker_timeout)",
+                worker,
+                self._worker_timeout,
+            )
+            worker.give_up()
         if now >= worker.late_at:
             worker.late_at = math.inf
             if not worker.ready and not worker.stopping:
@@ -171,13 +198,17 @@ class Supervisor:
                     now - worker.started_at,
                 )
 
-    def _read_ready(self, worker: Worker) -> None:
-        """A byte: it listens.  The end: it is gone, or will never be ready."""
-        if worker.has_become_ready():
+    def _hear(self, worker: Worker) -> None:
+        """A report, the first of which says that it listens.  The end: it is gone, or will never be ready."""
+        new = not worker.ready
+        if not worker.hear():
+            self._selector.unregister(worker.reports)
+        if self._totals is not None and worker.numbers is not None:
+            self._totals.tell(worker.process.pid, worker.numbers)
+        if new and worker.ready:
             self._ever_ready = True
             logger.info("%r is ready", worker)
             self._settle(worker)
-        self._selector.unregister(worker.ready_pipe)
 
     def _settle(self, worker: Worker) -> None:
         """A worker that was awaited listens: its predecessor may go."""
@@ -195,12 +226,12 @@ class Supervisor:
     def _start(self, slot: Slot) -> Worker | None:
         """None if the system has no room for another process: that must not end those that run."""
         try:
-            worker = Worker(slot.number, self._job, self._sockets)
+            worker = Worker(slot.number, self._job, self._sockets, self._worker_timeout)
         except OSError as error:
             pause = slot.pause(0.0)
             logger.error("worker %d cannot be started (%s); tried again in %g s", slot.number, error, pause)
             return None
-        self._selector.register(worker.ready_pipe, selectors.EVENT_READ, worker)
+        self._selector.register(worker.reports, selectors.EVENT_READ, worker)
         logger.debug("%r is starting", worker)
         return worker
 
@@ -238,12 +269,12 @@ class Supervisor:
                 self._ended(worker)
 
     def _ended(self, worker: Worker) -> None:
-        if not worker.ready and worker.ready_pipe in self._selector.get_map():
-            self._read_ready(worker)  # it may have been ready before it died
+        if worker.reports in self._selector.get_map():
+            self._hear(worker)  # its last words
         self._gone(worker)
         slot = self._slots[worker.number - 1]
         self._retiring.discard(worker)
-        how = _how(worker.process.returncode)
+        how = worker.end
         if worker is slot.worker:
             slot.worker = None
         if worker is slot.successor:
@@ -276,15 +307,8 @@ class Supervisor:
         logger.error("%r died (%s); another is started in %g s", worker, how, pause)
 
     def _gone(self, worker: Worker) -> None:
-        if worker.ready_pipe in self._selector.get_map():
-            self._selector.unregister(worker.ready_pipe)
+        if worker.reports in self._selector.get_map():
+            self._selector.unregister(worker.reports)
+        if self._totals is not None:
+            self._totals.ended(worker.process.pid, died=not worker.stopping)
         worker.close()
-
-
-def _how(code: int) -> str:
-    if code < 0:
-        try:
-            return f"killed by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"killed by signal {-code}"
-    return f"exit status {code}"

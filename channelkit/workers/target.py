@@ -8,6 +8,7 @@ import inspect
 import sys
 import traceback
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from channelkit.asgi import ASGIHandler
@@ -26,7 +27,8 @@ def why(error: Exception) -> str:
     handler's own code has raised needs its traceback, whatever kind of error it is.
     """
     if not _is_plain(error):
-        return "\n" + "".join(traceback.format_exception(error)).rstrip()
+        own = error.with_traceback(_from_module(error.__traceback__))
+        return "\n" + "".join(traceback.format_exception(own)).rstrip()
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
@@ -38,6 +40,18 @@ def _is_plain(error: Exception) -> bool:
     return ours and isinstance(error, ConfigError | LifespanFailed | OSError)
 
 
+def _from_module(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback of what a module raised while it was imported, without the way there; any other as it is."""
+    importing, rest = False, trace
+    while rest is not None:
+        name = rest.tb_frame.f_globals.get("__name__", "")
+        if importing and not name.startswith("importlib"):
+            break
+        importing = importing or name.startswith("importlib")
+        rest = rest.tb_next
+    return rest if importing else trace  # None: a SyntaxError, whose text has the place
+
+
 def load(target: str, app_dir: str = "", *, asgi: bool = False) -> Handler:
     """The handler that `target`, "module:name" or "package.module:object.attribute", names.
 
@@ -47,11 +61,11 @@ def load(target: str, app_dir: str = "", *, asgi: bool = False) -> Handler:
     Raises TargetError if the name is malformed, or there is no such module or attribute, or it is no handler.  What
     the module itself raises while it is imported goes through unchanged, with its traceback.
     """
-    module_name, colon, path = target.partition(":")
-    if not (module_name and colon and path):
-        raise TargetError(f"a handler is named module:handler, such as chat:room; {target!r} is not such a name")
-    if module_name.endswith(".py") or "/" in module_name:
+    module_name, _, path = target.partition(":")
+    if path and (module_name.endswith(".py") or "/" in module_name):
         raise TargetError(f"{module_name!r} is a file; name the module instead: {_as_module(module_name)}:{path}")
+    if not (_is_dotted(module_name) and _is_dotted(path)):
+        raise TargetError(f"a handler is named module:handler, such as chat:room; {target!r} is not such a name")
     if app_dir:
         place = str(Path(app_dir).resolve())
         if place not in sys.path:
@@ -70,6 +84,8 @@ def load(target: str, app_dir: str = "", *, asgi: bool = False) -> Handler:
 def _module(name: str, app_dir: str) -> Any:
     try:
         return importlib.import_module(name)
+    except SystemExit as error:
+        raise TargetError(f"its module ended the process while it was imported: sys.exit({error.code!r})") from None
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
             raise  # the module is there; something that it imports is not
@@ -79,7 +95,7 @@ def _module(name: str, app_dir: str) -> Any:
 
 def _elsewhere(module: Any, app_dir: str) -> str:
     """Which file it is, if it is another than one would think: a module of Python's own may have that name."""
-    file = getattr(module, "__file__", None)
+    file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)  # or a bare folder
     if not app_dir or (file is not None and Path(file).resolve().is_relative_to(Path(app_dir).resolve())):
         return ""
     return f" ({file or 'built into Python'}, which is not in {Path(app_dir).resolve()})"
@@ -108,6 +124,10 @@ def looks_like_asgi(found: Any) -> bool:
         return False
     needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return len(needed) == 3
+
+
+def _is_dotted(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
 
 
 def _as_module(file: str) -> str:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from channelkit.workers.job import READY
+from channelkit.observing.prometheus import Numbers
+from channelkit.workers.job import DUMP_SIGNAL
+from channelkit.workers.reports import numbers_in
 
 FIRST_PAUSE = 0.5  # seconds before a worker that died is replaced; each further death doubles it
 LONGEST_PAUSE = 30.0  # a handler that cannot start may be mended any time: keep trying
 HEALTHY = 30.0  # a worker that lived so long starts a new count
+WORKER_TIMEOUT = 60.0  # without a sign of life; above ping_interval + pong_timeout, after which its peers have given up
+SHORTEST_TIMEOUT = 3.0  # three of its reports: a busy machine may delay one
+DUMP_TIME = 2.0  # seconds from asking a worker for its stacks to killing it
 LATE = 30.0  # seconds after which it is told that a worker does not listen yet: imports take some, databases too
 _OF_SUPERVISOR = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")  # what systemd has told it alone
 
@@ -22,20 +28,24 @@ _OF_SUPERVISOR = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 class Worker:
     """One worker process.  Raises OSError if the system has no room for it; nothing is left then."""
 
-    def __init__(self, number: int, job: bytes, sockets: Sequence[int]) -> None:
+    def __init__(self, number: int, job: bytes, sockets: Sequence[int], timeout: float) -> None:
         self.number = number
         self.ready = False
         self.stopping = False
         self.started_at = time.monotonic()
         self.late_at = self.started_at + LATE
         self.kill_at = math.inf
+        self.numbers: Numbers | None = None  # what it has told of itself last
+        self._timeout = timeout  # seconds that it may be silent
+        self.silent_at = math.inf  # when it will have been so for too long
+        self._rest = b""  # of a report that is not complete
         with ExitStack() as ours:
             with ExitStack() as theirs:
                 job_read, job_write = _pipe(theirs, ours)
                 leash_read, self._leash = _pipe(theirs, ours)
-                self.ready_pipe, ready_write = _pipe(ours, theirs)
-                os.set_blocking(self.ready_pipe, False)
-                inherited = (job_read, ready_write, leash_read)
+                self.reports, reports_write = _pipe(ours, theirs)
+                os.set_blocking(self.reports, False)
+                inherited = (job_read, reports_write, leash_read)
                 self.process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "channelkit.workers.process", *map(str, inherited)],
                     pass_fds=(*inherited, *sockets),
@@ -56,17 +66,49 @@ class Worker:
         """Send it a signal; it may be gone already."""
         self.process.send_signal(number)
 
-    def has_become_ready(self) -> bool:
-        """Whether it has said that it listens, asked when its pipe can be read or it has ended."""
+    def hear(self) -> bool:
+        """Take in its reports, when its pipe can be read or it has ended; False if there will be no more."""
         try:
-            self.ready = os.read(self.ready_pipe, 1) == READY
+            data = os.read(self.reports, 65536)  # all that the pipe can hold
         except BlockingIOError:
-            pass  # it has ended, and a process that its module forked holds the other end still
-        return self.ready
+            return True  # it has ended, and a process that its module forked holds the other end still
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if lines:
+            self.ready = True
+            self.numbers = numbers_in(lines[-1])
+            if not self.stopping:
+                self.silent_at = time.monotonic() + self._timeout
+        if not data:
+            self.silent_at = math.inf
+        return bool(data)
+
+    def give_up(self) -> None:
+        """Its loop stands still: ask it where, and soon kill it."""
+        self.silent_at = math.inf
+        self.kill_at = time.monotonic() + DUMP_TIME
+        self.tell(DUMP_SIGNAL)
+
+    def retire(self, patience: float) -> None:
+        """Ask it to stop, within `patience` seconds."""
+        self.stopping = True
+        self.silent_at = math.inf
+        self.kill_at = min(self.kill_at, time.monotonic() + patience)
+        self.tell(signal.SIGTERM)
+
+    @property
+    def end(self) -> str:
+        """How it has ended."""
+        code = self.process.returncode
+        if code >= 0:
+            return f"exit status {code}"
+        try:
+            return f"killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"killed by signal {-code}"
 
     def close(self) -> None:
         """It has ended: give back what belonged to it."""
-        os.close(self.ready_pipe)
+        os.close(self.reports)
         os.close(self._leash)
 
 

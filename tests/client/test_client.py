@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import TaskGroup
 
 from channelkit import Channel, Endpoint, Request, Response, SessionConfig
 from channelkit.client import ClientChannel, ConnectFailed, connect
@@ -17,7 +18,7 @@ from channelkit.errors import ChannelClosed, ConfigError
 from channelkit.testing import clock
 from channelkit.testing.clock import BACKENDS, Backend
 from channelkit.testing.host import Host, open_host
-from channelkit.testing.network import MemoryStream
+from channelkit.testing.network import MemoryStream, pair
 
 URL = "http://test"
 TRANSPORTS = tuple(KINDS)
@@ -85,6 +86,34 @@ def play(backend: Backend, room: Room, plan: Callable[[Network], Awaitable[None]
     clock.run(main, backend=backend)
 
 
+class Narrow:
+    """A host behind a line of so many bytes a second, each way."""
+
+    def __init__(self, host: Host, rate: int, tasks: TaskGroup) -> None:
+        self._host = host
+        self._rate = rate
+        self._tasks = tasks
+        self.connections = 0
+
+    async def dial(self) -> MemoryStream:
+        self.connections += 1
+        ours, theirs = pair(capacity=self._rate)
+        far = self._host.connect(capacity=self._rate)
+        self._tasks.start_soon(self._carry, ours, far)
+        self._tasks.start_soon(self._carry, far, ours)
+        return theirs
+
+    async def _carry(self, source: MemoryStream, sink: MemoryStream) -> None:
+        try:
+            while True:
+                data = await source.receive(self._rate)
+                await anyio.sleep(len(data) / self._rate)
+                await sink.send(data)
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            await source.aclose()
+            await sink.aclose()
+
+
 async def echoes(channel: ClientChannel, messages: list[Payload]) -> None:
     """Send all, and get all back."""
     async with anyio.create_task_group() as tasks:
@@ -121,6 +150,28 @@ def test_every_transport(transport: str, backend: Backend) -> None:
     play(backend, room, plan, window=8, window_bytes=8000, max_message=4000)
     assert room.received == MESSAGES
     assert len(room.ends) == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_slow_line_is_no_silence(transport: str, backend: Backend) -> None:
+    """A message that takes longer than all patience with silence arrives; on a WebSocket by the first connection."""
+    room = Room()
+    connections: list[int] = []
+
+    async def main() -> None:
+        async with open_host(room.endpoint()) as host, anyio.create_task_group() as tasks:
+            line = Narrow(host, 4000, tasks)
+            async with connect(URL, transport=transport, dial=line.dial) as channel:
+                with anyio.fail_after(600):
+                    await echoes(channel, ["x" * 300_000])
+                    await echoes(channel, ["y"])
+            connections.append(line.connections)
+            tasks.cancel_scope.cancel()
+
+    clock.run(main, backend=backend)
+    assert room.received == ["x" * 300_000, "y"]
+    assert transport != "websocket" or connections == [1]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -180,6 +231,52 @@ def test_a_loss_is_told(transport: str, backend: Backend) -> None:
             assert (info.status, info.by, info.delivered, info.unsent) == ("lost", "network", False, 4)
 
     play(backend, Room(), plan)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_first_connection_that_hangs_is_not_waited_for(transport: str, backend: Backend) -> None:
+    """Whatever took it: the next try is made long before the session would have to be given up."""
+
+    async def plan(network: Network) -> None:
+        hung: list[MemoryStream] = []
+
+        async def dial() -> MemoryStream:
+            if not hung:
+                hung.extend(pair())
+                return hung[0]
+            return await network.dial()
+
+        with anyio.fail_after(20):
+            async with connect(URL, transport=transport, dial=dial) as channel:
+                await echoes(channel, ["here"])
+
+    play(backend, Room(), plan)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("transport", ["http_stream", "events", "long_poll"])
+@pytest.mark.parametrize("body", ["", "<h1>Please log in</h1>"])
+def test_who_answers_everything_with_200_is_not_the_server(body: str, transport: str, backend: Backend) -> None:
+    """As the gate of a hotel's network does: that is no contact with the session, and after its grace it is lost."""
+    gate: list[bool] = []
+    endpoint = Room().endpoint()
+
+    async def handler(request: Request) -> Any:
+        return Response(200, body=body) if gate else await endpoint(request)
+
+    async def main() -> None:
+        async with open_host(handler) as host:
+            network = Network(host)
+            async with connect(URL, transport=transport, dial=network.dial) as channel:
+                await echoes(channel, ["x"])
+                gate.append(True)
+                network.cut()
+                with anyio.fail_after(120):
+                    info = await channel.wait_closed()
+            assert (info.code, info.by) == (1006, "network")
+
+    clock.run(main, backend=backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

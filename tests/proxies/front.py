@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+CADDY = shutil.which("caddy")
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 PATIENCE = 20.0
@@ -45,6 +47,16 @@ http {{
 """
 
 
+CADDY_BASE = """
+{{
+    admin off
+    auto_https off
+    storage file_system {folder}/caddy
+}}
+{site}
+"""
+
+
 def free_port() -> int:
     """A port nobody has; another may take it before we do, which has not been seen."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
@@ -73,8 +85,20 @@ def nginx(folder: Path, http: str, port: int) -> Iterator[None]:
 
 
 @contextmanager
-def _running(command: list[str], port: int) -> Iterator[None]:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def caddy(folder: Path, site: str, port: int) -> Iterator[None]:
+    """Caddy with `site` behind the global options; ready when `port` is open."""
+    assert CADDY is not None
+    path = folder / "Caddyfile"
+    path.write_text(CADDY_BASE.format(folder=folder, site=site))
+    with _running([CADDY, "run", "--adapter", "caddyfile", "--config", str(path)], port, XDG_CONFIG_HOME=str(folder)):
+        yield
+
+
+@contextmanager
+def _running(command: list[str], port: int, **environ: str) -> Iterator[None]:
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environ}
+    )
     with process:
         try:
             end = time.monotonic() + PATIENCE

@@ -1,4 +1,4 @@
-"""HAProxy and nginx, as Debian has them, in front of our server: what an operator would do, and what must work then."""
+"""Caddy, HAProxy and nginx of Debian in front of our server: what an operator would do, and what must work then."""
 
 from __future__ import annotations
 
@@ -70,8 +70,19 @@ backend app
 {servers}
 """
 
+CADDY_SITE = """
+http://127.0.0.1:{port} {{
+    reverse_proxy {servers} {{
+        flush_interval -1
+        lb_policy round_robin
+        lb_try_duration 5s
+    }}
+}}
+"""
+
 # how the proxy is spoken to, what it needs of the server
 WAYS: dict[str, dict[str, Any]] = {
+    "caddy": {"forwarded": "x-forwarded", "trusted_proxies": ["127.0.0.1"]},
     "nginx": {"forwarded": "x-forwarded", "trusted_proxies": ["127.0.0.1"]},
     "haproxy": {"forwarded": "x-forwarded", "trusted_proxies": ["127.0.0.1"]},
     "haproxy-v1": {"proxy_protocol": "enable", "trusted_proxies": ["127.0.0.1"]},
@@ -79,6 +90,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 pytestmark = [
+    pytest.mark.skipif(front.CADDY is None, reason="no `caddy` (apt-get install caddy)"),
     pytest.mark.skipif(front.HAPROXY is None, reason="no `haproxy` (apt-get install haproxy)"),
     pytest.mark.skipif(front.NGINX is None, reason="no `nginx` (apt-get install nginx)"),
 ]
@@ -91,6 +103,9 @@ def fronted(way: str, folder: Path, ports: list[int]) -> Iterator[int]:
     if way == "nginx":
         servers = " ".join(f"server 127.0.0.1:{each} max_fails=0;" for each in ports)
         started = front.nginx(folder, NGINX_SITE.format(servers=servers, port=port), port)
+    elif way == "caddy":
+        servers = " ".join(f"127.0.0.1:{each}" for each in ports)
+        started = front.caddy(folder, CADDY_SITE.format(servers=servers, port=port), port)
     else:
         send = {"haproxy": "", "haproxy-v1": " send-proxy", "haproxy-v2": " send-proxy-v2"}[way]
         lines = "\n".join(f"    server s{each} 127.0.0.1:{each}{send}" for each in ports)

@@ -219,6 +219,119 @@ def test_a_signal_stops_the_program(number: signal.Signals, backend: str) -> Non
     assert (process.returncode, errors) == (0, b"")
 
 
+SLOW = """
+import contextlib, sys, anyio, channelkit
+
+async def handler(request):
+    return "hello"
+
+@contextlib.asynccontextmanager
+async def lifespan():
+    try:
+        print("opening", flush=True)
+        await anyio.sleep(float(sys.argv[2]))
+        yield
+        print("closing", flush=True)
+        await anyio.sleep(600)
+    finally:
+        print("closed", flush=True)
+
+async def main():
+    async with anyio.create_task_group() as tasks:
+        async def serve(task_status):
+            await channelkit.serve(handler, port=0, lifespan=lifespan, task_status=task_status)
+        server = await tasks.start(serve)
+        print(server.status, flush=True)
+
+anyio.run(main, backend=sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_lifespan_opens(number: signal.Signals, backend: str) -> None:
+    """Its opening is cancelled and the end is orderly, though there is no server yet."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW, backend, "600"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "opening\n"
+            process.send_signal(number)
+            out, errors = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert (process.returncode, out, errors) == (0, "closed\nstopped\n", "")
+
+
+def test_a_second_signal_while_the_lifespan_closes(backend: str) -> None:
+    """It has had its time: it is cancelled, and the end is as orderly as it can be."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW, backend, "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert [process.stdout.readline() for _ in range(2)] == ["opening\n", "running\n"]
+            process.send_signal(signal.SIGTERM)
+            assert process.stdout.readline() == "closing\n"
+            process.send_signal(signal.SIGTERM)
+            out, errors = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert (process.returncode, out) == (0, "closed\n"), errors
+    assert errors.startswith("the lifespan has not closed in ")
+    assert errors.count("\n") == 1
+
+
+KEPT = """
+import signal, sys, anyio, channelkit
+
+async def handler(request):
+    return "hello"
+
+async def main():
+    async with anyio.create_task_group() as tasks:
+        async def serve(task_status):
+            await channelkit.serve(handler, port=0, task_status=task_status)
+        await tasks.start(serve)
+        signal.raise_signal(signal.SIGTERM)
+
+signal.signal(signal.SIGTERM, lambda number, frame: print("mine"))
+anyio.run(main, backend=sys.argv[1])
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_a_programs_own_signal_handler_comes_back(backend: str) -> None:
+    """What it had for SIGTERM before `serve` it has afterwards."""
+    done = subprocess.run(
+        [sys.executable, "-c", KEPT, backend], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "mine\n", "")
+
+
+def test_a_handler_that_outlives_its_cancellation_is_told(backend: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The server cannot end before it: one line says what holds it up."""
+    entered, release = threading.Event(), threading.Event()
+
+    async def handler(request: Request) -> str:
+        with anyio.CancelScope(shield=True):
+            entered.set()
+            await anyio.to_thread.run_sync(release.wait)
+        return "late"
+
+    server = run_server(handler, port=0, backend=backend, handler_cleanup_timeout=0.05)
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert entered.wait(PATIENCE)
+            server.stop_soon(0)
+            until(lambda: "1 handlers were cancelled and go on all the same" in caplog.text)
+            assert server.status == "stopping"
+    finally:
+        release.set()
+    assert server.join(PATIENCE)
+
+
 def test_a_base_exception_of_a_callback_ends_serve(backend: Any) -> None:
     """What is no Exception leaves through the server, and join raises it."""
 

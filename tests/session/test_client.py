@@ -157,6 +157,22 @@ def test_a_silent_stream_is_dropped() -> None:
     assert act.Drop(1) in other.tick(30.0)
 
 
+@pytest.mark.parametrize("at", [1.0, 12.0, 19.0])
+def test_a_websocket_is_asked_before_it_is_given_up_whatever_else_is_said(at: float) -> None:
+    """As by an acknowledgement that comes late, since the inbox was full; and it is told of us while it talks."""
+    machine = client(WEBSOCKET)
+    machine.send("x", at)
+    assert machine.deadline == 20.0
+    assert machine.tick(20.0) == [act.Write(1, (Ping(),))]
+    assert machine.deadline == 30.0
+    assert act.Drop(1) in machine.tick(30.0)
+    talking = client(WEBSOCKET)
+    talking.heard(1, 19.0)  # a part of a long message
+    assert talking.tick(20.0) == [act.Write(1, (Ping(),))]
+    talking.heard(1, 39.0)
+    assert talking.tick(40.0) == [act.Write(1, (Ping(),))]
+
+
 def test_a_buffering_proxy() -> None:
     """A stream that shows no hello in 5 s is given up for poll."""
     machine = ClientSession(ClientConfig(), lambda: 0.0)

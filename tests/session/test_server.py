@@ -230,12 +230,34 @@ def test_a_websocket_is_given_up_when_silent() -> None:
     assert machine.deadline == 20.0
     assert written(machine.tick(20.0)) == [Ping()]
     machine.heard(1, 25.0)
-    assert machine.deadline == 45.0
-    assert written(machine.tick(45.0)) == [Ping()]
+    assert machine.deadline == 40.0
+    assert written(machine.tick(40.0)) == [Ping()]
     actions = machine.tick(55.0)
     assert finished(actions)
     assert machine.deadline == 85.0
     assert written(machine.received(1, Ping(), 60.0)) == []
+
+
+@pytest.mark.parametrize("at", [1.0, 12.0, 19.0])
+def test_a_websocket_is_asked_before_it_is_given_up_whatever_else_is_said(at: float) -> None:
+    """A message in between, which a client with a full inbox does not acknowledge, puts the question off no further."""
+    machine = session()
+    attach(machine, WEBSOCKET)
+    machine.send("x", at)
+    assert machine.deadline == 20.0
+    assert written(machine.tick(20.0)) == [Ping()]
+    assert machine.deadline == 30.0
+    assert finished(machine.tick(30.0))
+
+
+def test_a_peer_that_talks_is_told_of_us_all_the_same() -> None:
+    """What it hears of us is its sign of life: while a long message of its own comes in there is no other."""
+    machine = session()
+    attach(machine, WEBSOCKET)
+    machine.heard(1, 19.0)
+    assert written(machine.tick(machine.deadline)) == [Ping()]
+    machine.heard(1, 39.0)
+    assert machine.deadline == 40.0
 
 
 def test_a_ping_is_answered_by_an_ack() -> None:

@@ -14,6 +14,7 @@ from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
 from channelkit._deadline import Deadline
+from channelkit.errors import ConfigError
 from channelkit.server.pump.link import FINISHING, LINGER_BYTES, LOST, Engine, Link
 from channelkit.tls import TLSInfo
 
@@ -233,7 +234,12 @@ class StreamLink(Link):
 
 
 async def serve_stream(loop: Loop, config: Config, stream: ByteStream, on_connect: Callable[[Link], Engine]) -> None:
-    """Serve one connection over `stream` until it is over; cancelled, the connection is cut."""
+    """Serve one connection over `stream` until it is over; cancelled, the connection is cut.
+
+    Raises ConfigError if a header of the PROXY protocol may come first: that is read where sockets are accepted.
+    """
+    if config.proxy_protocol != "disable":
+        raise ConfigError(f"proxy_protocol={config.proxy_protocol!r} is for listening sockets, not for single streams")
     link = StreamLink(loop, config, stream)
     try:
         link.engine = on_connect(link)

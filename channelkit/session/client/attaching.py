@@ -28,6 +28,7 @@ class Attaching:
     """`number`, `kind`, `link`, `presented` are of the newest attach: its number, carrier, how far it came, its ack."""
 
     __slots__ = (
+        "_asked",
         "_candidate_since",
         "_config",
         "_failures",
@@ -43,6 +44,7 @@ class Attaching:
         "_since",
         "_wait",
         "alone",
+        "asked_at",
         "candidate",
         "contacted",
         "creating",
@@ -70,6 +72,7 @@ class Attaching:
         self.retry_at = NEVER
         self.wrote = 0.0
         self.contacted = self.alone = 0.0
+        self.asked_at = 0.0  # when the server last answered a request: its own grace began no earlier
         self._config = config
         self._jitter = jitter
         self._instance = instance
@@ -79,7 +82,7 @@ class Attaching:
         self._older: tuple[int, ...] = ()
         self._candidate_since = 0.0
         self._failures = 0
-        self._since = self._heard = 0.0
+        self._since = self._heard = self._asked = 0.0
         self._wait = 0.0
         self._met = False  # since the newest attach was sent, anything of the server's came
         self._first_since = True  # the newest attach is the first since the last contact
@@ -145,14 +148,15 @@ class Attaching:
         self.presented = self._receiver.recv
         self.progress = False
         self._first_since, self._met = self._met, False
-        self._since = self._heard = self.wrote = now
+        self._since = self._heard = self._asked = self.wrote = now
         self._wait = self._config.wait if self.kind is Kind.POLL and self._instance.had_hello else 0.0
         actions.append(Attach(number, self.kind, self._instance.a, self.presented, self._wait))
 
     def heard(self, now: float) -> None:
-        """Bytes came on the newest attachment."""
+        """Bytes came on the newest attachment; before its hello they may be anybody's, as a network's login page."""
         self._heard = now
-        self.contact(now)
+        if self.link is Link.UP:
+            self.contact(now)
 
     def contact(self, now: float) -> None:
         """The server has answered something."""
@@ -266,8 +270,14 @@ class Attaching:
 
     @property
     def _ping_at(self) -> float:
-        """An idle WebSocket is asked for a sign of life; a stream's server speaks by itself."""
-        return max(self._heard, self.wrote) + self._instance.terms.ping if self.kind is Kind.WEBSOCKET else NEVER
+        """On a WebSocket each end asks for a sign of life; a stream's server speaks by itself.
+
+        It asks when nothing came, whatever it wrote since, or it would give up without having asked; and when it wrote
+        nothing, whatever comes in: that may be one long message, whose sender hears nothing.
+        """
+        if self.kind is not Kind.WEBSOCKET:
+            return NEVER
+        return max(self._asked, min(self._heard, self.wrote)) + self._instance.terms.ping
 
     @property
     def _candidate_at(self) -> float:
@@ -281,7 +291,7 @@ class Attaching:
         if now < self._link_at:
             return
         if self.link is Link.UP and now < self._silent_at:
-            self.wrote = now
+            self.wrote = self._asked = now
             actions.append(Write(self.number, (Ping(),)))
             return
         if self.link is Link.SENT and self.kind in (Kind.STREAM, Kind.EVENTS):

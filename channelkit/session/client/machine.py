@@ -121,6 +121,8 @@ class ClientSession(ClientState):
             return
         self.instance.named(hello)
         attaching.link = Link.UP
+        attaching.contact(now)
+        attaching.asked_at = now
         attaching.release(actions)
         self.saying.acks.told = max(self.saying.acks.told, attaching.presented)
         if not self.instance.owns(hello, self.sender):
@@ -206,6 +208,7 @@ class ClientSession(ClientState):
             return actions
         post = self.uplink.landed()
         self.attaching.contact(now)
+        self.attaching.asked_at = now
         if self.saying.farewell:
             self._said_farewell(post, now, actions)
         if self.ending is not None:
@@ -311,6 +314,7 @@ class ClientSession(ClientState):
             self._expire(now, actions)
             return actions
         if now >= self.uplink.until:
+            self.uplink.unanswered()
             self.saying.failed(now, actions)
         if self.ending is None:
             self.attaching.tick(now, actions)

@@ -143,18 +143,22 @@ class Saying:
 
     @property
     def _contact_at(self) -> float:
-        """A poller that does not poll, since its inbox is full, stays in contact."""
+        """A poller stays in contact while it does not poll, since its inbox is full or an answer takes so long."""
         attaching = self._attaching
-        holds = attaching.holds_poll and attaching.link is Link.NONE and self._life.ending is None
-        return attaching.contacted + self._instance.terms.grace / 3 if holds else NEVER
+        if self._life.ending is not None:
+            return NEVER
+        if attaching.holds_poll and attaching.link is Link.NONE:
+            return attaching.contacted + self._instance.terms.grace / 3
+        if attaching.kind is Kind.POLL and attaching.link is Link.UP:
+            return attaching.asked_at + self._instance.terms.grace / 3
+        return NEVER
 
     def post(self, now: float, actions: Actions) -> None:
         """POST what is owed: messages, else an empty batch if an acknowledgement or a contact is due."""
         if self._may_post and now >= max(self.uplink.not_before, self._due_at):
             frames = self.uplink.batch(self._sender, self._config.batch_bytes) if self._owes else ()
             self.acks.at = NEVER
-            until = now + self._config.post_timeout
-            actions.append(self.uplink.begin(self._instance.a, self.ack, frames, until))
+            actions.append(self.uplink.begin(self._instance.a, self.ack, frames, now, self._config.post_timeout))
 
     def failed(self, now: float, actions: Actions) -> None:
         """The batch got no answer, or none that is ours."""

@@ -9,11 +9,18 @@ from channelkit.session.frames import Numbered
 from channelkit.session.pacing import NEVER, backoff
 from channelkit.session.sender import Sender
 
+#: With `post_timeout` 30 s: 240 s, in which a message of 1 MiB passes at 4 KiB/s.
+MOST_PATIENCE = 8
+
 
 class Uplink:
-    """`in_flight` is the batch without answer; `taken` what a 200 said the server has, acknowledged or not."""
+    """`in_flight` is the batch without answer; `taken` what a 200 said the server has, acknowledged or not.
 
-    __slots__ = ("failures", "in_flight", "jitter", "not_before", "number", "taken", "until")
+    `patience` is how many times `post_timeout` an answer may take: nobody can tell a large batch on a slow line from
+    one that was lost, so each time that none came it is twice as long.
+    """
+
+    __slots__ = ("failures", "in_flight", "jitter", "not_before", "number", "patience", "taken", "until")
 
     def __init__(self, jitter: Callable[[], float]) -> None:
         self.jitter = jitter
@@ -23,6 +30,7 @@ class Uplink:
         self.failures = 0
         self.not_before = 0.0
         self.until = NEVER
+        self.patience = 1
 
     def batch(self, sender: Sender, most_bytes: int) -> tuple[Numbered, ...]:
         """What the server is not known to have, from the lowest number, up to a size; one message at least."""
@@ -43,12 +51,16 @@ class Uplink:
         """Whether a batch would hold anything."""
         return not sender.empty and self.taken < sender.sent
 
-    def begin(self, a: int, ack: int, frames: tuple[Numbered, ...], until: float) -> Post:
+    def begin(self, a: int, ack: int, frames: tuple[Numbered, ...], now: float, timeout: float) -> Post:
         """The next batch, now in flight."""
         self.number += 1
         self.in_flight = Post(self.number, a, ack, frames)
-        self.until = until
+        self.until = now + timeout * self.patience
         return self.in_flight
+
+    def unanswered(self) -> None:
+        """The batch in flight had its time."""
+        self.patience = min(2 * self.patience, MOST_PATIENCE)
 
     def landed(self) -> Post:
         """The batch is in flight no more: answered, failed, or given up."""

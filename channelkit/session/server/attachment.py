@@ -21,6 +21,8 @@ class Attachment:
     heard: float
     wrote: float  # something that has no number
     until: float  # poll: answer by then; stream: rotate by then
+    asked: float = 0.0  # for a sign of life
+    lagging: bool = False  # the connection has not taken all that was written
 
     @property
     def is_stream(self) -> bool:
@@ -33,13 +35,17 @@ class Attachment:
         return self.kind is Kind.STREAM or self.kind is Kind.WEBSOCKET
 
     def ping_at(self, numbered_at: float, config: SessionConfig) -> float:
-        """When a sign of life is due: a stream speaks by itself, an idle WebSocket is asked for one.
+        """When a sign of life is due: a stream speaks by itself; of a WebSocket both ends want to hear.
 
+        That is asked for when nothing came, whatever was written since, or it would be given up without having been
+        asked; and when nothing was written, whatever comes in: it may be one long message, whose sender hears nothing.
         `numbered_at`: when the last number was given, which is when it was written here.
         """
         if self.kind is Kind.POLL:
             return NEVER
-        last = max(self.wrote, numbered_at, self.heard if self.kind is Kind.WEBSOCKET else 0.0)
+        last = max(self.wrote, numbered_at)
+        if self.kind is Kind.WEBSOCKET:
+            last = max(self.asked, min(last, self.heard))
         return last + config.ping
 
     def silent_at(self, config: SessionConfig) -> float:

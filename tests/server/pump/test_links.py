@@ -20,6 +20,7 @@ from anyio.abc import ByteStream, UNIXSocketStream
 
 from channelkit._loop import Loop, open_loop
 from channelkit.config import Config
+from channelkit.errors import ConfigError
 from channelkit.server.pump.link import Link
 from channelkit.server.pump.reactor import Reactor
 from channelkit.server.pump.stream import serve_stream
@@ -700,6 +701,18 @@ def test_a_stream_is_closed_when_there_is_no_engine_for_it(anyio_backend: Backen
                 await serve_stream(loop, Config(), ours, connect)
         with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
             await peer.receive()
+
+    run(main, backend=anyio_backend)
+
+
+def test_a_stream_has_no_proxy_header(anyio_backend: Backend) -> None:
+    """The option is refused, not passed over: a header would be taken for a bad request, and its proxy for a client."""
+
+    async def main() -> None:
+        _, ours = network.pair()
+        async with open_loop() as loop:
+            with pytest.raises(ConfigError, match=r"proxy_protocol='optional' is for listening sockets"):
+                await serve_stream(loop, Config(proxy_protocol="optional", trusted_proxies=["*"]), ours, Recorder)
 
     run(main, backend=anyio_backend)
 
