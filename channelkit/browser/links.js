@@ -219,11 +219,11 @@ export class Links {
     const url = `${base}/${machine.sid}/events?a=${a}&ack=${ack}`;
     const source = new Source(url, { withCredentials: credentials === "include" });
     this.#plainEvents = false;
-    const over = (/** @type {string} */ why) => {
+    const over = (/** @type {string} */ why, clean = false) => {
       source.close(); // it would come again by itself, but not with our numbers
       this.#open.delete(attachment);
       tell(why);
-      run(machine.ended(attachment, now()));
+      run(machine.ended(attachment, now(), clean));
     };
     for (const type of ["ck-hello", "message", "ck-j", "ck-b", "ck-end"]) {
       source.addEventListener(type, (event) => {
@@ -239,7 +239,8 @@ export class Links {
       });
     }
     source.addEventListener("ck-refused", () => over("events: the server is busy"));
-    source.onerror = () => over("events: the connection ended");
+    // Rotated or cut, it does not say; it is closed already (2) if coming again would be of no use.
+    source.onerror = () => over("events: the connection ended", source.readyState !== 2);
     this.#open.set(attachment, { drop: () => source.close() });
   }
 
