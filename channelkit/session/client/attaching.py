@@ -15,7 +15,7 @@ from channelkit.session.receiver import Receiver
 
 Actions = list[ClientAction]
 
-#: A response that lasted that long and brought nothing is followed at once all the same: as a poll, or a rotated stream.
+#: A response that lasted that long and brought nothing is followed at once too: a poll, or a rotated stream.
 TURN = 1.0
 
 
