@@ -39,7 +39,7 @@ import { NEVER, Receiver, Sender, Uplink, backoff } from "./halves.js";
 export const CONFIG = Object.freeze({
   wait: 25, // of one poll, once there was a hello
   helloTimeout: 5, // a stream that shows no hello is behind a buffering proxy: poll instead
-  openTimeout: 10, // for a WebSocket to open
+  openTimeout: 10, // for a WebSocket to open, or a session to be made
   postTimeout: 30, // an answer that has not come by then will not
   pollMargin: 10, // a poll's answer may come that much after its wait
   pingTimeout: 10, // silence beyond hello's ping
@@ -286,11 +286,12 @@ export class ClientMachine {
     return this.#taken();
   }
 
-  /** Bytes came, such as a comment: the connection lives. @param {number} attachment @param {number} now */
+  /** Bytes came, such as a comment: the connection lives.  Before its hello they may be anybody's, as a network's login page.
+   * @param {number} attachment @param {number} now */
   heard(attachment, now) {
     if (attachment !== this.attachment || this.link === "none") return;
     this.#heard = now;
-    this.#contact(now);
+    if (this.link === "up") this.#contact(now);
   }
 
   /** The server has answered something. @param {number} now */
@@ -304,6 +305,7 @@ export class ClientMachine {
     if (this.link === "up") return;
     this.#named(hello);
     this.link = "up";
+    this.#contact(now);
     this.#askedAt = now;
     this.#release();
     this.told = Math.max(this.told, this.presented);

@@ -34,7 +34,7 @@ EVENTS_PER_TURN = 64
 
 #: What a refusal answers to, when there was no request that could be read.
 _UNREADABLE = RequestHead(
-    method="GET",
+    method="-",
     target="-",
     http_version="1.1",
     headers=(),
@@ -285,10 +285,10 @@ class HttpConnection:
     def _next(self) -> None:
         self._exchange = None
         self._served = True
-        self._reader.next_request()
+        more = self._reader.next_request()
         self._deadline.set(self.config.keep_alive_timeout)
         self._read_on()
-        if self._reader.buffered or self._eof:
+        if more or self._eof:
             self._go_on_soon()
 
     def _go_on_soon(self) -> None:

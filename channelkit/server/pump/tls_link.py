@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from channelkit._deadline import Deadline
 from channelkit.server.pump.link import FINISHING, LOST, OPEN
-from channelkit.server.pump.reactor import SocketLink
+from channelkit.server.pump.socket_link import SocketLink
 from channelkit.server.pump.tls import HandshakeFailed, TlsSession, why
 
 if TYPE_CHECKING:
@@ -200,7 +200,9 @@ class TlsLink(SocketLink):
     def _refuse(self, failure: HandshakeFailed) -> None:
         """Tell the peer, and end in good order, so that it reads what it is told."""
         self._handshake_over()
-        self._loop.tally.hit(f"handshake: {failure.reason}", f"from {self.peer}", logging.DEBUG)
+        self._loop.tally.hit(
+            f"handshake: {failure.reason}", f"{failure.detail} from {self.peer}".lstrip(), logging.DEBUG
+        )
         self._goodbye_said = True
         self.reading = False
         if failure.answer:

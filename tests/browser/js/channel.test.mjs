@@ -228,6 +228,17 @@ test("a poller is attached by its first answer, and stays so from poll to poll",
   assert.deepEqual(changes.slice(2).map(({ state }) => state), ["detached", "connecting", "attached"]);
 });
 
+test("a 200 that is nothing of a session is a failure", async () => {
+  const { requests, channel } = stage({ transport: "long_poll" });
+  await settled();
+  created(requests[0]);
+  const poll = await newest(requests, 2);
+  poll.answer(200, "\n"); // a frame that says nothing, from whomever
+  while (channel.status.state === "connecting" && requests.length === 2) await settled();
+  assert.equal(channel.statistics().attaches, 0);
+  assert.match(channel.status.why, /poll answered 200, and nothing of a session/);
+});
+
 test("a stream that the server rotates is followed by the next without a word", async () => {
   const { requests, channel, changes } = stage({ transport: "http_stream" });
   channel.onmessage = () => {};
