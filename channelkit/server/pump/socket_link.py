@@ -181,7 +181,7 @@ class SocketLink(Link):
             return
         total = 0
         while out:
-            data = self._gather()
+            data = out.pop() if len(out) == 1 else self._gather()
             try:
                 sent = sock.send(data)
             except (BlockingIOError, InterruptedError):
