@@ -25,7 +25,7 @@ def log_request(
         '%s "%s %s HTTP/%s" %s %d B %.1f ms%s',
         where,
         method,
-        path,
+        path.replace('"', "\\x22"),  # or it would end where it does not
         version,
         status or "-",
         size,

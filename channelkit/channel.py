@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from channelkit._access_log import access, log_channel
+from channelkit._access_log import access, log_channel, path_of
 from channelkit._incoming import Callback, Incoming
 from channelkit._lifecycle import NEW, OPEN
 from channelkit.errors import NotAvailable
@@ -53,7 +53,7 @@ class Channel(Incoming):
 
     def __repr__(self) -> str:
         state = self._info if self._info is not None else ("new", "open", "closing", "over")[self._phase]
-        return f"<{self.transport} channel of {self.request.method} {self.request.raw_path}, {state}>"
+        return f"<{self.transport} channel of {self.request.method} {path_of(self.request.raw_path)}, {state}>"
 
     # -- state
 
@@ -100,7 +100,7 @@ class Channel(Incoming):
             unread=self._unread,
             buffered_bytes=self._outbox.unsent,
             inbox_messages=len(self._inbox or ()),
-            inbox_bytes=self._inbox_bytes,
+            inbox_bytes=self._waiting_bytes,
             waiting_senders=len(self._senders or ()),
             reading=self._reading,
         )

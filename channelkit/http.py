@@ -15,6 +15,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import IO, TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 from urllib.parse import parse_qsl, unquote
 
+from channelkit._access_log import path_of
 from channelkit.errors import BadRequest, HandlerError
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ class RequestData:
         self._body: bytes | None = None
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.method} {self.raw_path}>"
+        return f"<{type(self).__name__} {self.method} {path_of(self.raw_path)}>"
 
     @property
     def path(self) -> str:

@@ -80,15 +80,15 @@ def _check_arguments(handler: Any) -> None:
 async def run_handler(handler: Handler, request: Request, exchange: HttpExchange) -> None:
     """Call `handler` and see that its request has one answer; lets nothing out but a cancellation and the like."""
     try:
-        await answer(exchange, await handler(request))
+        await answer(exchange, request, await handler(request))
     except Exception as error:
-        answer_error(exchange, error)
+        answer_error(exchange, request, error)
     except BaseException:
         cancelled(exchange)
         raise
 
 
-async def answer(exchange: HttpExchange, result: Any) -> None:
+async def answer(exchange: HttpExchange, request: Request, result: Any) -> None:
     """Send `result`, what the handler of this exchange returned."""
     channel = exchange.channel
     if channel is not None:
@@ -106,12 +106,14 @@ async def answer(exchange: HttpExchange, result: Any) -> None:
         return
     if not isinstance(result, Response) and isinstance(result, Channel):  # an abstract class is slow to answer
         raise HandlerError("the handler returned the channel of another request; return this request's own")
-    await _respond(exchange, result)
+    await _respond(exchange, request, result)
 
 
-async def _respond(exchange: HttpExchange, result: Any) -> None:
+async def _respond(exchange: HttpExchange, request: Request, result: Any) -> None:
     if result is None:
-        logger.warning("the handler returned None: answered 404; return a Response, a body, or as_channel(request)")
+        logger.warning(
+            "the handler of %r returned None: answered 404; return a Response, a body, or as_channel(request)", request
+        )
         response = Response(404)
     else:
         response = to_response(result)
@@ -168,7 +170,7 @@ async def _room(exchange: HttpExchange, waiter: _Waiter) -> None:
         await waiter.parking.park()
 
 
-def answer_error(exchange: HttpExchange, error: Exception) -> None:
+def answer_error(exchange: HttpExchange, request: Request, error: Exception) -> None:
     """The handler raised: 500 with a fixed text before the head, an aborted connection after it.
 
     A BadRequest that came out of reading the request is the peer's mistake and carries its own status; WorkersBusy
@@ -176,7 +178,7 @@ def answer_error(exchange: HttpExchange, error: Exception) -> None:
     """
     if not isinstance(error, BadRequest | WorkersBusy):
         exchange.loop.meters.handler_errors += 1
-        logger.error("the handler of a request raised", exc_info=error)
+        logger.error("the handler of %r raised", request, exc_info=error)
     channel = exchange.channel
     if channel is not None:
         channel._handler_returned()

@@ -1,7 +1,7 @@
 """Soak channelkit: many clients, hostile ones, slow ones; `/hello` must always be answered, and nothing may be left.
 
-    python -m benchmarks.soak [many churn resets slow slowhttptest] [--backend trio] [--seed 1] [--small]
-                              [--connections 10000] [--slow-seconds 600] [--out FILE]
+    python -m benchmarks.soak [many churn resets slow slowhttptest] [--backend trio] [--tls]
+                              [--seed 1] [--small] [--connections 10000] [--slow-seconds 600] [--out FILE]
 
 It needs Linux and a descriptor limit above `--connections` (`ulimit -Hn`).  Exits 1 if a scene left something behind.
 """
@@ -33,6 +33,9 @@ def main(args: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenes", nargs="*", metavar="scene", help=f"of {', '.join(SCENES)}; default: all")
     parser.add_argument("--backend", choices=("asyncio", "trio"), default="asyncio")
+    parser.add_argument(
+        "--tls", action="store_true", help="all of it over TLS, and clients that hang in their handshake"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--small", action="store_true", help="seconds instead of minutes")
     parser.add_argument("--connections", type=int)
@@ -47,7 +50,7 @@ def main(args: list[str] | None = None) -> int:
     if given.slow_seconds:
         size = dataclasses.replace(size, slow_seconds=given.slow_seconds)
     raise_descriptor_limit()
-    report = soak(given.scenes or list(SCENES), given.backend, given.seed, size)
+    report = soak(given.scenes or list(SCENES), given.backend, given.seed, size, tls=given.tls)
     text = json.dumps(report, indent=1)
     print(text)
     if given.out is not None:
@@ -55,9 +58,9 @@ def main(args: list[str] | None = None) -> int:
     return 0 if report["good"] else 1
 
 
-def soak(scenes: list[str], backend: str, seed: int, size: Size) -> dict[str, object]:
+def soak(scenes: list[str], backend: str, seed: int, size: Size, *, tls: bool = False) -> dict[str, object]:
     """All figures of a run."""
-    running = Running(backend)
+    running = Running(backend, tls=tls)
     results: dict[str, object] = {}
     good = True
     try:
@@ -73,6 +76,7 @@ def soak(scenes: list[str], backend: str, seed: int, size: Size) -> dict[str, ob
         "good": good,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "backend": backend,
+        "tls": tls,
         "seed": seed,
         "size": dataclasses.asdict(size),
         "versions": versions(),

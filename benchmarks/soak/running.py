@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 
 from benchmarks.process import resident
+from benchmarks.wires import trusting
 
 HELLO = b"GET /hello HTTP/1.1\r\nHost: soak\r\nConnection: close\r\n\r\n"
 PATIENCE = 30.0  # seconds an answer to /hello may take before it counts as none
@@ -20,9 +22,10 @@ SETTLE = 120.0  # seconds for the server to be back at its baseline
 class Running:
     """A server in a process of its own."""
 
-    def __init__(self, backend: str) -> None:
+    def __init__(self, backend: str, *, tls: bool = False) -> None:
+        self.tls = tls
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.soak.server", backend],
+            [sys.executable, "-m", "benchmarks.soak.server", backend, *(["--tls"] if tls else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -39,7 +42,12 @@ class Running:
         return resident(self.process.pid)
 
     def connect(self, source: str = "", receive_buffer: int = 0) -> socket.socket:
-        """A new client, bound to a loopback address if one is named."""
+        """A new client, bound to a loopback address if one is named; with TLS its handshake is done."""
+        sock = self.connect_plainly(source, receive_buffer)
+        return trusting().wrap_socket(sock) if self.tls else sock
+
+    def connect_plainly(self, source: str = "", receive_buffer: int = 0) -> socket.socket:
+        """The same, and nothing is said yet."""
         sock = socket.socket()
         try:
             if receive_buffer:
@@ -84,6 +92,16 @@ class Running:
         counts: dict[str, int] = json.loads(self.process.stdout.readline() or "{}")
         self.process.wait(20)
         return counts
+
+
+def client_hello() -> bytes:
+    """What a TLS client says first."""
+    said = ssl.MemoryBIO()
+    try:
+        trusting().wrap_bio(ssl.MemoryBIO(), said).do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    return said.read()
 
 
 IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; the socket module of Python 3.11 does not have it

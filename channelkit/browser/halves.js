@@ -140,7 +140,11 @@ export class Receiver {
 
 /** @typedef {{do: "post", number: number, a: number, ack: number, frames: Numbered[]}} Post */
 
-/** `inFlight` is the batch without answer; `taken` what a 200 said the server has, acknowledged or not. */
+/** With `postTimeout` 30 s: 240 s, in which a message of 1 MiB passes at 4 KiB/s. */
+const MOST_PATIENCE = 8;
+
+/** `inFlight` is the batch without answer; `taken` what a 200 said the server has, acknowledged or not.  `patience` is how
+ * many times `postTimeout` an answer may take: nobody can tell a large batch on a slow line from one that was lost. */
 export class Uplink {
   /** @type {Post | null} */
   inFlight = null;
@@ -149,6 +153,7 @@ export class Uplink {
   failures = 0;
   notBefore = 0;
   until = NEVER;
+  patience = 1;
 
   /** @param {() => number} jitter */
   constructor(jitter) {
@@ -173,11 +178,17 @@ export class Uplink {
     return sender.frames.length > 0 && this.taken >= sender.sent;
   }
 
-  /** @param {number} a @param {number} ack @param {Numbered[]} frames @param {number} until @returns {Post} */
-  begin(a, ack, frames, until) {
+  /** @param {number} a @param {number} ack @param {Numbered[]} frames @param {number} now @param {number} timeout
+   * @returns {Post} */
+  begin(a, ack, frames, now, timeout) {
     this.count += 1;
-    this.until = until;
+    this.until = now + timeout * this.patience;
     return (this.inFlight = { do: "post", number: this.count, a, ack, frames });
+  }
+
+  /** The batch in flight had its time. */
+  unanswered() {
+    this.patience = Math.min(2 * this.patience, MOST_PATIENCE);
   }
 
   /** The batch is in flight no more: answered, failed, or given up. */

@@ -116,7 +116,7 @@ export class Links {
   async #post({ number, a, ack, frames }) {
     const { machine, now, run, tell } = this.host;
     const stop = (this.#posting = new AbortController());
-    const timer = setTimeout(() => stop.abort(), (machine.config.postTimeout + 1) * 1000); // given up by then
+    const timer = setTimeout(() => stop.abort(), (machine.uplink.until + 1 - now()) * 1000); // given up by then
     let [answer, status, wait] = [{ code: /** @type {string | null} */ (null), ack: /** @type {number | null} */ (null) }, 0, 0];
     try {
       const body = frames.map(encodeLine).join("");

@@ -83,6 +83,8 @@ export class ClientMachine {
   #since = 0;
   #heard = 0;
   #wrote = 0;
+  #asked = 0; // when a sign of life was asked for
+  #askedAt = 0; // when the server last answered a request: its own grace began no earlier
   #wait = 0;
   /** @type {number[]} */
   #older = []; // connections that the newest attach replaces, kept until it is answered
@@ -255,7 +257,7 @@ export class ClientMachine {
     this.presented = this.receiver.recv;
     this.#progress = false;
     [this.#firstSince, this.#met] = [this.#met, false];
-    this.#since = this.#heard = this.#wrote = now;
+    this.#since = this.#heard = this.#asked = this.#wrote = now;
     this.#wait = this.kind === "poll" && this.hadHello ? this.config.wait : 0;
     this.#do({ do: "attach", attachment, kind: this.kind, a: this.a, ack: this.presented, wait: this.#wait });
   }
@@ -297,6 +299,7 @@ export class ClientMachine {
     if (this.link === "up") return;
     this.#named(hello);
     this.link = "up";
+    this.#askedAt = now;
     this.#release();
     this.told = Math.max(this.told, this.presented);
     if (!this.#isOurs(hello)) {
@@ -545,7 +548,7 @@ export class ClientMachine {
     const frames = this.#batch();
     if (!this.#postDue(now, frames)) return;
     this.#ackAt = NEVER;
-    this.#do(this.uplink.begin(this.a, this.ack, frames, now + this.config.postTimeout));
+    this.#do(this.uplink.begin(this.a, this.ack, frames, now, this.config.postTimeout));
   }
 
   /** A batch was answered. @param {number} number @param {number} status @param {string | null} code
@@ -554,6 +557,7 @@ export class ClientMachine {
     if (this.uplink.inFlight?.number !== number) return this.#taken();
     const post = this.uplink.landed();
     this.#contact(now);
+    this.#askedAt = now;
     if (this.#farewell) this.#saidFarewell(post, now);
     if (this.ending !== null) return this.#taken();
     if (status === 200 && ack !== null && ack <= this.sender.sent) {
@@ -677,6 +681,8 @@ export class ClientMachine {
       this.#over("killed", "local", code, reason, now);
       return this.#taken();
     }
+    // Or the server would count what arrived among what may be lost.
+    if (this.kind === "websocket" && this.link === "up" && this.receiver.recv > this.told) this.#writeAck(now);
     this.closing = this.sender.end(code, reason);
     this.#closeAt = now + (timeout ?? this.terms.grace);
     if (this.receiver.stop()) {
@@ -766,7 +772,7 @@ export class ClientMachine {
   probe(now) {
     if (this.link === "up" && this.kind === "websocket" && this.ending === null) {
       this.#heard = Math.min(this.#heard, now - this.terms.ping);
-      this.#wrote = now;
+      this.#wrote = this.#asked = now;
       this.#do({ do: "write", attachment: this.attachment, frames: [{ kind: "p" }] });
     }
     return this.#taken();
@@ -801,10 +807,11 @@ export class ClientMachine {
     return this.#farewell || this.#asks || this.#batch().length > 0 ? 0 : Math.min(this.#ackAt, this.#contactAt);
   }
 
-  /** A poller that does not poll, since its application is slow, stays in contact. */
+  /** A poller stays in contact while it does not poll, since its application is slow or an answer takes so long. */
   get #contactAt() {
-    const holds = this.#holdsPoll && this.link === "none" && this.ending === null;
-    return holds ? this.#contacted + this.terms.grace / 3 : NEVER;
+    if (this.ending !== null) return NEVER;
+    if (this.#holdsPoll && this.link === "none") return this.#contacted + this.terms.grace / 3;
+    return this.kind === "poll" && this.link === "up" ? this.#askedAt + this.terms.grace / 3 : NEVER;
   }
 
   get #graceAt() {
@@ -825,9 +832,11 @@ export class ClientMachine {
     return this.#heard + this.terms.ping + this.config.pingTimeout;
   }
 
-  /** An idle WebSocket is asked for a sign of life; a stream's server speaks by itself. */
+  /** On a WebSocket each end asks for a sign of life, when nothing came, whatever it wrote since, and when it wrote nothing,
+   * whatever comes in: that may be one long message.  A stream's server speaks by itself. */
   get #pingAt() {
-    return this.kind === "websocket" ? Math.max(this.#heard, this.#wrote) + this.terms.ping : NEVER;
+    if (this.kind !== "websocket") return NEVER;
+    return Math.max(this.#asked, Math.min(this.#heard, this.#wrote)) + this.terms.ping;
   }
 
   get #candidateAt() {
@@ -841,7 +850,10 @@ export class ClientMachine {
       this.#expire(now);
       return this.#taken();
     }
-    if (now >= this.uplink.until && this.uplink.inFlight !== null) this.#postFailed(this.uplink.inFlight.number, now);
+    if (now >= this.uplink.until && this.uplink.inFlight !== null) {
+      this.uplink.unanswered();
+      this.#postFailed(this.uplink.inFlight.number, now);
+    }
     if (this.ending === null) {
       this.#tickLinks(now);
       if (now >= this.#ackAt) this.#sayAck(now);
@@ -859,7 +871,7 @@ export class ClientMachine {
     }
     if (now < this.#linkAt) return;
     if (this.link === "up" && now < this.#silentAt) {
-      this.#wrote = now;
+      this.#wrote = this.#asked = now;
       this.#do({ do: "write", attachment: this.attachment, frames: [{ kind: "p" }] });
       return;
     }

@@ -125,13 +125,16 @@ class Connections:
     async def _create(self, action: Create) -> None:
         hello, retry_after = None, 0.0
         try:
-            async with self._http.request("POST", self._address.target(None, a=action.a)) as answer:
-                body = await answer.body()
+            with anyio.fail_after(self._machine.config.open_timeout):
+                async with self._http.request("POST", self._address.target(None, a=action.a)) as answer:
+                    body = await answer.body()
             if answer.status == 201:
                 hello = read_server_hello(ndjson.loads(body.decode()))
             else:
                 retry_after = answer.retry_after
                 self._not_there(answer.status, decode_answer(body)[0])
+        except TimeoutError:
+            pass
         except FAILURES as error:
             self._unreachable(error)
         except (BadMessage, ValueError):
@@ -184,10 +187,9 @@ class Connections:
         self._channel.do(self._machine.ended(action.attachment, anyio.current_time(), clean=clean))
 
     async def _answered(self, action: Attach, answer: HttpAnswer) -> bool:
-        """One answer to its end; whether it was whole."""
+        """One answer to its end; whether it was whole, and the server's."""
         if answer.status == 200:
-            await self._frames(action, answer)
-            return True
+            return await self._frames(action, answer)
         body = await answer.body()
         if answer.status == 204 and action.kind is Kind.POLL:
             return True
@@ -206,7 +208,9 @@ class Connections:
         async with self._http.request("POST", target, [*self._authorized(), *NDJSON], b"") as answer:
             return answer.status, *decode_answer(await answer.body())
 
-    async def _frames(self, action: Attach, answer: HttpAnswer) -> None:
+    async def _frames(self, action: Attach, answer: HttpAnswer) -> bool:
+        """Whether any came."""
+        came = False
         limit = self._machine.terms.max_message
         reader: EventFrames | LineFrames = (
             EventFrames(limit) if action.kind is Kind.EVENTS else LineFrames(limit, read_server_hello)
@@ -214,8 +218,10 @@ class Connections:
         async for chunk in answer.chunks():
             self._machine.heard(action.attachment, anyio.current_time())
             for frame in reader.feed(chunk):
+                came = True
                 self._channel.do(self._machine.received(action.attachment, frame, anyio.current_time()))
             self._channel.pull()
+        return came
 
     # -- WebSockets
 

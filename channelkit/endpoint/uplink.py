@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from channelkit.errors import MessageTooBig
+from channelkit.errors import BadMessage, MessageTooBig
 from channelkit.session.codec import decode_batch, decode_body, line_limit, media_type
 from channelkit.session.refusals import Refusal
 from channelkit.transports.session_http import ack_response, refusal_response
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 async def post(request: Request, live: LiveSession, query: Query) -> Response:
     """Read the body, within its limit, and take what it holds.  Raises BadMessage if that is nothing of a session."""
     limit = live.config.max_message
+    if (coding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+        raise BadMessage(f"a body is taken as it is, not in Content-Encoding {coding[:40]!r}")
     content_type = request.headers.get("content-type", "")
     body = await _body(request, line_limit(limit))
     frames: list[Numbered]

@@ -13,7 +13,8 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "ta
 class JsonFormatter(logging.Formatter):
     """A `logging.Formatter`: one JSON object a line, with `time`, `level`, `logger`, `message`, and what `extra` has.
 
-    An exception is in `exception`, as text.  A value that JSON has no word for is given as its `repr`.
+    An exception is in `exception`, as text.  A value that JSON has no word for is given as its `repr`.  Any
+    reader of JSON and UTF-8 takes the line.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -29,4 +30,14 @@ class JsonFormatter(logging.Formatter):
             fields["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             fields["stack"] = record.stack_info
-        return json.dumps(fields, default=repr, ensure_ascii=False)
+        return _line(fields)
+
+
+def _line(fields: dict[str, Any]) -> str:
+    try:
+        text = json.dumps(fields, default=repr, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):  # a key that is no text, an infinity, a circle
+        plain = {name: value if isinstance(value, str | int | None) else repr(value) for name, value in fields.items()}
+        text = json.dumps(plain, ensure_ascii=False)
+    # A surrogate, as os.fsdecode makes them, is no character of UTF-8; its escape is one of JSON.
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -34,7 +34,7 @@ EVENTS_PER_TURN = 64
 
 #: What a refusal answers to, when there was no request that could be read.
 _UNREADABLE = RequestHead(
-    method="GET",
+    method="-",
     target="-",
     http_version="1.1",
     headers=(),

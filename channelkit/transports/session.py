@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextvars
 import math
-from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
+import weakref
+from collections.abc import Callable, Hashable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from channelkit._deadline import Deadline
 from channelkit._lifecycle import NEW
@@ -39,6 +40,7 @@ class LiveSession:
         "_direct",
         "_doing",
         "_host",
+        "_leaving",
         "_over",
         "_pulling",
         "_sender",
@@ -68,6 +70,7 @@ class LiveSession:
         self._carriers: dict[int, Carrier] = {}
         self._doing = Doing(self._act)
         self._direct: Callable[[int, Parcel], None] | None = None  # how a message is simply written, if it can be
+        self._leaving: weakref.ref[Any] | None = None  # the last one that was finished, if it has a `drop`
         self._pulling = False  # until the handler has begun
         self._deadline = Deadline(self.loop, self._tick)
         self._armed = math.inf  # when it fires
@@ -108,6 +111,14 @@ class LiveSession:
     def broke(self, attachment: int, code: int, reason: str) -> None:
         """The peer broke the protocol on this attachment."""
         self.do(self.machine.broke(attachment, code, reason, self.loop.time()))
+
+    def after(self, n: int) -> Iterator[Numbered]:
+        """What is kept with a number above `n`, in order; to be read before anything else happens."""
+        return self._sender.after(n)
+
+    def caught_up(self, attachment: int) -> None:
+        """A carrier that was `lagging` has written everything that is there: what waited for that may be due."""
+        self._tick()
 
     def detached(self, attachment: int) -> None:
         """The carrier's connection is gone."""
@@ -153,9 +164,11 @@ class LiveSession:
         return True
 
     def close(self, code: int, reason: str) -> None:
+        self._look()
         self.do(self.machine.close(code, reason, self.loop.time()))
 
     def blocked(self) -> None:
+        self._look()
         self.do(self.machine.blocked(self.loop.time()))
 
     def set_pulling(self, on: bool) -> None:
@@ -193,6 +206,7 @@ class LiveSession:
             carrier = self._carriers.pop(action.attachment, None)
             if carrier is not None:
                 carrier.finish(action)
+                self._left(carrier)
         elif isinstance(action, Room):
             self.loop.call_soon(self.channel._room)
         elif isinstance(action, Start):
@@ -201,6 +215,12 @@ class LiveSession:
             self._end(action.ending)
         else:
             self.channel.moved(action)
+
+    def _left(self, carrier: Carrier) -> None:
+        """What this one wrote may still be under way; of the one before it nobody wants that any more."""
+        if self._leaving is not None and (before := self._leaving()) is not None:
+            before.drop()
+        self._leaving = weakref.ref(carrier) if hasattr(carrier, "drop") else None
 
     def _begin(self) -> None:
         self._pulling = True
@@ -234,12 +254,19 @@ class LiveSession:
 
     def _tick(self) -> None:
         self._armed = math.inf
-        current = self.machine.attachment
-        if current is not None:
-            heard_at: float = getattr(self._carriers.get(current.number), "heard_at", -math.inf)
-            if heard_at > current.heard:
-                self.heard(current.number, heard_at)
+        self._look()
         self.do(self.machine.tick(self.loop.time()))
+
+    def _look(self) -> None:
+        """Ask the carrier what it does not tell by itself: when it heard something, whether it is behind."""
+        current = self.machine.attachment
+        if current is None:
+            return
+        carrier = self._carriers.get(current.number)
+        heard_at: float = getattr(carrier, "heard_at", -math.inf)
+        if heard_at > current.heard:
+            self.heard(current.number, heard_at)
+        self.machine.lags(current.number, getattr(carrier, "lagging", False))
 
     def _arm(self) -> None:
         """Deadlines mostly move away as a session lives; a timer that comes too early looks, and sleeps on."""

@@ -57,11 +57,11 @@ class Supervisor:
         self._totals = totals  # of their numbers, if somebody wants them
         self._watch = watch
         self._selector = selectors.DefaultSelector()
+        self._looked_at = time.monotonic()  # the last moment of which it is known that all reports were taken in
         self._signals: list[int] = []
         self._stopping = False
         self._ever_ready = False
         self._exit_code = 0
-        self._now = time.monotonic()  # when this turn of the loop began
 
     # -- the loop
 
@@ -95,10 +95,10 @@ class Supervisor:
         return self._exit_code
 
     def _turn(self, wake_read: int) -> None:
-        nap = self._nap()
-        events = self._selector.select(nap)
-        before, self._now = self._now, time.monotonic()
-        self._excuse(self._now - before - nap)
+        events = self._selector.select(self._nap())
+        now = time.monotonic()
+        self._excuse(now - self._looked_at - BEAT)
+        self._looked_at = now
         for key, _ in events:
             if key.fd == wake_read:
                 os.read(wake_read, 4096)
@@ -108,13 +108,16 @@ class Supervisor:
             self._on_signal(self._signals.pop(0))
         self._reap()
         for worker in self._living():
-            self._look_at_clock(worker, self._now)  # not a later time: it would count a stop that is not excused yet
+            self._look_at_clock(worker, now)
         if not self._stopping:
-            self._fill(self._now)
+            self._fill(now)
             self._roll()
 
     def _excuse(self, late: float) -> None:
-        """Silence does not count while this process did not listen: it was stopped, wherever, or the machine slept."""
+        """Silence does not count while this process stood still itself: it was stopped, or the machine slept.
+
+        So silence is judged by the moment at which this was measured, and not by a later one.
+        """
         for worker in self._living():
             worker.silent_at += max(0.0, late)
 

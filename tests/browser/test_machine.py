@@ -30,6 +30,9 @@ from session_world import Event, Scope, World
 pytestmark = pytest.mark.skipif(node.NODE is None, reason=node.MISSING)
 
 TERMS = Terms(window=4, window_bytes=70, max_message=20, ping=20.0, grace=30.0)
+WIDE = Terms(
+    window=40, window_bytes=700, max_message=20, ping=20.0, grace=30.0
+)  # one message is not a quarter: acks wait
 
 
 @pytest.fixture(scope="module")
@@ -266,9 +269,10 @@ OPS = st.one_of(*USUAL * 6, *SELDOM)
 class Player:
     """Plays what was drawn; numbers are drawn relative to the machine's.  When a life is over the next begins."""
 
-    def __init__(self, make: Callable[[], Any], kind: Kind) -> None:
+    def __init__(self, make: Callable[[], Any], kind: Kind, terms: Terms = TERMS) -> None:
         self.make = make
         self.kind = kind
+        self.terms = terms
         self.lives: list[Any] = []
         self.begin()
 
@@ -304,7 +308,7 @@ class Player:
         recv = (sender.acked, sender.sent, sender.sent + 1, sender.acked + 1)[luck % 4]
         by = (life.instance.line, life.a, 7, None)[luck // 4 % 4]
         have = (None, recv + 1, sender.sent)[luck // 16 % 3]
-        return Hello(recv, "S", life.a, None if luck >= 44 else TERMS, by, have)
+        return Hello(recv, "S", life.a, None if luck >= 44 else self.terms, by, have)
 
     def on_answer(self, luck: int, off: int) -> None:
         if not self.pending:
@@ -312,7 +316,7 @@ class Player:
         action = self.pending.pop(0)
         life, now = self.life, self.now
         if isinstance(action, act.Create):
-            hello = Hello(0, "S", life.a, TERMS, None, None, "K")
+            hello = Hello(0, "S", life.a, self.terms, None, None, "K")
             self.do(life.create_failed(now, float(luck)) if luck % 8 == 7 else life.created(hello, now))
         elif isinstance(action, act.Open):
             self.do(life.ended(action.attachment, now) if luck % 8 == 7 else life.opened(action.attachment, now))
@@ -427,7 +431,7 @@ MOOD = 25  # ops for which some kinds of op are left out, so that what they woul
 def test_long_lives(twin: node.Program, kind: Kind, seed: int) -> None:
     """The same in moods: nobody pulls for a while, nothing is answered, no time passes, every batch is refused."""
     luck = random.Random(seed)
-    player = Player(lambda: Life([luck.randrange(64) / 64 for _ in range(3)]), kind)
+    player = Player(lambda: Life([luck.randrange(64) / 64 for _ in range(3)]), kind, (TERMS, WIDE)[seed % 2])
     for _ in range(40):
         ops = luck.sample([*DRAWS], 7)
         pauses = luck.sample((0.0, 0.0, 0.0, 0.25, 1.0, 4.0, 10.0, 40.0), 3)

@@ -235,6 +235,52 @@ def test_a_loss_is_told(transport: str, backend: Backend) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_first_connection_that_hangs_is_not_waited_for(transport: str, backend: Backend) -> None:
+    """Whatever took it: the next try is made long before the session would have to be given up."""
+
+    async def plan(network: Network) -> None:
+        hung: list[MemoryStream] = []
+
+        async def dial() -> MemoryStream:
+            if not hung:
+                hung.extend(pair())
+                return hung[0]
+            return await network.dial()
+
+        with anyio.fail_after(20):
+            async with connect(URL, transport=transport, dial=dial) as channel:
+                await echoes(channel, ["here"])
+
+    play(backend, Room(), plan)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("transport", ["http_stream", "events", "long_poll"])
+@pytest.mark.parametrize("body", ["", "<h1>Please log in</h1>"])
+def test_who_answers_everything_with_200_is_not_the_server(body: str, transport: str, backend: Backend) -> None:
+    """As the gate of a hotel's network does: that is no contact with the session, and after its grace it is lost."""
+    gate: list[bool] = []
+    endpoint = Room().endpoint()
+
+    async def handler(request: Request) -> Any:
+        return Response(200, body=body) if gate else await endpoint(request)
+
+    async def main() -> None:
+        async with open_host(handler) as host:
+            network = Network(host)
+            async with connect(URL, transport=transport, dial=network.dial) as channel:
+                await echoes(channel, ["x"])
+                gate.append(True)
+                network.cut()
+                with anyio.fail_after(120):
+                    info = await channel.wait_closed()
+            assert (info.code, info.by) == (1006, "network")
+
+    clock.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_nobody_there(transport: str, backend: Backend) -> None:
     """A refused connection is told at once, with the address; so is a URL that is no endpoint's."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -197,6 +198,17 @@ def test_a_target_cannot_forge_lines(lines: Lines) -> None:
     log_request(("::1", 5), "GET", "/a\nb\x1b[31m\xe9?q", "1.1", 0, 0, 0.5, False)
     (record,) = lines.records
     assert record.getMessage() == r'[::1]:5 "GET /a\nb\x1b[31m\xe9 HTTP/1.1" - 0 B 500.0 ms (cut)'
+    log_request(None, "GET", '/" HTTP/1.1"', "1.1", 200, 0, 0.0, True)
+    assert lines.records[1].getMessage().count('"') == 2
+
+
+def test_a_request_that_cannot_be_read(server: Server, lines: Lines) -> None:
+    """Nobody knows its method or target, so none is told."""
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock:
+        sock.sendall(b"PO\x1bST /x HTTP/1.1\r\nHost: here\r\n\r\n")
+        assert sock.recv(99).startswith(b"HTTP/1.1 400 ")
+        record = lines.having(event="request", status=400)
+    assert '"- - HTTP/1.1" 400' in record.getMessage()
 
 
 def test_no_secret_of_a_session_is_logged(lines: Lines, backend: Backend) -> None:
@@ -251,6 +263,25 @@ def test_json_lines() -> None:
     )
     assert told["exception"].endswith("ValueError: a\nb")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", told["time"])
+
+
+@pytest.mark.parametrize(
+    "value", [float("inf"), float("nan"), {(1, 2): 3}, {"a": float("-inf")}, "a\udc80b", ["\udfff"], {"\ud800": 1}]
+)
+def test_json_lines_whatever_they_are_given(value: Any) -> None:
+    """Infinities, keys that are no text, half characters, circles: still a line of JSON in UTF-8."""
+    circle: list[Any] = [value]
+    circle.append(circle)
+    for given in (value, circle):
+        record = logging.makeLogRecord({"msg": "said", "levelname": "INFO", "given": given, "size": 3})
+        line = JsonFormatter().format(record).encode()
+
+        def refuse(constant: str) -> None:
+            raise AssertionError(constant)
+
+        told = json.loads(line, parse_constant=refuse)
+        assert (told["message"], told["size"]) == ("said", 3)
+        assert "given" in told
 
 
 def test_opentelemetry_metrics(server: Server) -> None:

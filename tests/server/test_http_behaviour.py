@@ -556,7 +556,7 @@ def test_a_result_that_is_no_response_is_a_500(host: Host, result: Any, caplog: 
     for _ in range(2):
         reply = peer.ask()
         assert (reply.status, reply.body) == (500, b"Internal Server Error\n")
-    assert "the handler of a request raised" in caplog.text
+    assert "the handler of <Request GET /> raised" in caplog.text
 
 
 def test_a_handler_that_raises_is_a_500(host: Host, caplog: pytest.LogCaptureFixture) -> None:

@@ -22,12 +22,16 @@ HTTP = frozenset(("http/1.1", "http/1.0"))
 
 
 class HandshakeFailed(Exception):
-    """It will not come to anything.  `answer` is what the peer is told, in whatever it speaks."""
+    """It will not come to anything.  `answer` is what the peer is told, in whatever it speaks.
 
-    def __init__(self, reason: str, answer: bytes = b"") -> None:
-        super().__init__(reason)
+    `reason` is counted, so it is one of a few; `detail` is what the peer has made of it.
+    """
+
+    def __init__(self, reason: str, answer: bytes = b"", detail: str = "") -> None:
+        super().__init__(f"{reason} {detail}".rstrip())
         self.reason = reason
         self.answer = answer
+        self.detail = detail
 
 
 class TlsSession:
@@ -122,7 +126,8 @@ class TlsSession:
         """
         self._hello = None
         if offered is not None and HTTP.isdisjoint(offered):
-            raise HandshakeFailed(f"no application protocol in {', '.join(offered)[:80]!r}", NO_APPLICATION_PROTOCOL)
+            names = ascii(", ".join(offered)[:80])
+            raise HandshakeFailed("no application protocol", NO_APPLICATION_PROTOCOL, f"in {names}")
 
     def _check_choice(self) -> None:
         chosen = self._object.selected_alpn_protocol()

@@ -200,7 +200,9 @@ class TlsLink(SocketLink):
     def _refuse(self, failure: HandshakeFailed) -> None:
         """Tell the peer, and end in good order, so that it reads what it is told."""
         self._handshake_over()
-        self._loop.tally.hit(f"handshake: {failure.reason}", f"from {self.peer}", logging.DEBUG)
+        self._loop.tally.hit(
+            f"handshake: {failure.reason}", f"{failure.detail} from {self.peer}".lstrip(), logging.DEBUG
+        )
         self._goodbye_said = True
         self.reading = False
         if failure.answer:

@@ -153,9 +153,10 @@ class Attaching:
         actions.append(Attach(number, self.kind, self._instance.a, self.presented, self._wait))
 
     def heard(self, now: float) -> None:
-        """Bytes came on the newest attachment."""
+        """Bytes came on the newest attachment; before its hello they may be anybody's, as a network's login page."""
         self._heard = now
-        self.contact(now)
+        if self.link is Link.UP:
+            self.contact(now)
 
     def contact(self, now: float) -> None:
         """The server has answered something."""

@@ -121,6 +121,7 @@ class ClientSession(ClientState):
             return
         self.instance.named(hello)
         attaching.link = Link.UP
+        attaching.contact(now)
         attaching.asked_at = now
         attaching.release(actions)
         self.saying.acks.told = max(self.saying.acks.told, attaching.presented)

@@ -99,6 +99,19 @@ def test_plain_http_is_told_to_speak_tls(secure: SecureHost) -> None:
     assert secure.requests == []
 
 
+def test_what_clients_offer_is_counted_as_one_thing(secure: SecureHost) -> None:
+    """A name of their choice would be a counter of their choice, for as long as the server runs."""
+    secure.serve()
+    for number in range(3):
+        context = secure.authority.trust()
+        context.set_alpn_protocols([f"h{number}\n"])
+        with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
+            secure.connect(context)
+    secure.until_counted("handshake: no application protocol", 3)
+    assert secure.host.server is not None
+    assert list(secure.host.server.limit_counts) == ["handshake: no application protocol"]
+
+
 def test_tls_on_a_plain_port_is_closed_at_once(host: Host, authority: Authority) -> None:
     """The client hello is refused by its first byte, not when a timeout is over; the tally says why."""
 
