@@ -168,7 +168,7 @@ class SocketLink(Link):
 
     def flush_turn(self) -> None:
         self._dirty = False
-        if not self._events & OUT:  # as in `flush`
+        if self.unsent and not self._events & OUT:  # as in `flush`; a receiver that parks has flushed already
             self._send_out()
 
     def flush(self) -> None:
