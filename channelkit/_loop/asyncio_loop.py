@@ -155,6 +155,13 @@ class AsyncioLoop(Loop):
             self.unwatch(fd)
 
 
+def tell_no_library() -> None:
+    """The current context is for code outside the loop, which may run `anyio.run`."""
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None:
+        sniffio.current_async_library_cvar.set(None)
+
+
 def tell_sniffio() -> None:
     """In callbacks there is no current task to tell by, so under a plain `asyncio.run` anyio would find no loop there.
 

@@ -30,8 +30,17 @@ user_pref("network.captive-portal-service.enabled", false);
 user_pref("network.connectivity-service.enabled", false);
 """
 #: In the words of an error: the page went away.
-GONE = ("no such frame", "no such history entry", "destroyed", "AbortError", "DOMException: Window", "Realm", "discarded")
+GONE = (
+    "no such frame",
+    "no such history entry",
+    "destroyed",
+    "AbortError",
+    "DOMException: Window",
+    "Realm",
+    "discarded",
+)
 KEYS = {"\r": "\ue007", "\t": "\ue004"}
+PATIENCE = 3 * DEADLINE  # a first start, with an empty profile, takes long
 DARK = "layout.css.prefers-color-scheme.content-override"
 
 
@@ -72,7 +81,7 @@ class Browser(driver.Browser):
         """Send one command and return its result.  Raises BrowserError if the browser refuses it."""
         self._number += 1
         self._websocket.send(json.dumps({"id": self._number, "method": method, "params": params}))
-        while (message := json.loads(self._websocket.recv(DEADLINE))).get("id") != self._number:
+        while (message := json.loads(self._websocket.recv(PATIENCE))).get("id") != self._number:
             self._event(message)
         if message["type"] == "error":
             raise _error(f"{method}: {message['error']}: {message['message']}")
@@ -113,7 +122,8 @@ class Browser(driver.Browser):
     def _event(self, message: dict[str, Any]) -> None:
         entry = message["params"]
         page = self._pages.get(entry.get("source", {}).get("context", ""))
-        if page is not None and entry.get("level") == "error":
+        icon = "favicon.ico" in str(entry.get("text"))  # it wants one for what is no page, too
+        if page is not None and entry.get("level") == "error" and not icon:
             page.complaints.append(f"{entry['text']} {entry.get('stackTrace')}")
 
 
@@ -151,9 +161,7 @@ class Page(driver.Page):
 
     def offline(self, on: bool) -> None:
         conditions = {"type": "offline"} if on else None
-        self._browser.command(
-            "emulation.setNetworkConditions", contexts=[self._context], networkConditions=conditions
-        )
+        self._browser.command("emulation.setNetworkConditions", contexts=[self._context], networkConditions=conditions)
 
     def click(self, selector: str) -> None:
         x, y = self.middle(selector)

@@ -22,9 +22,7 @@ DRIVERS: dict[str, ModuleType] = {"chromium": cdp, "firefox": bidi, "webkit": we
 CHOSEN = os.environ.get("CHANNELKIT_BROWSERS", "chromium,firefox").split(",")
 
 
-@pytest.fixture(
-    scope="session", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in CHOSEN]
-)
+@pytest.fixture(scope="session", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in CHOSEN])
 def browser(request: pytest.FixtureRequest) -> Iterator[driver.Browser]:
     protocol = DRIVERS[request.param]
     program = shutil.which(protocol.PROGRAM)
