@@ -30,7 +30,15 @@ user_pref("network.captive-portal-service.enabled", false);
 user_pref("network.connectivity-service.enabled", false);
 """
 #: In the words of an error: the page went away.
-GONE = ("no such frame", "no such history entry", "destroyed", "AbortError", "DOMException: Window", "Realm", "discarded")
+GONE = (
+    "no such frame",
+    "no such history entry",
+    "destroyed",
+    "AbortError",
+    "DOMException: Window",
+    "Realm",
+    "discarded",
+)
 KEYS = {"\r": "\ue007", "\t": "\ue004"}
 PATIENCE = 3 * DEADLINE  # a first start, with an empty profile, takes long
 DARK = "layout.css.prefers-color-scheme.content-override"
@@ -153,9 +161,7 @@ class Page(driver.Page):
 
     def offline(self, on: bool) -> None:
         conditions = {"type": "offline"} if on else None
-        self._browser.command(
-            "emulation.setNetworkConditions", contexts=[self._context], networkConditions=conditions
-        )
+        self._browser.command("emulation.setNetworkConditions", contexts=[self._context], networkConditions=conditions)
 
     def click(self, selector: str) -> None:
         x, y = self.middle(selector)

@@ -30,7 +30,9 @@ from session_world import Event, Scope, World
 pytestmark = pytest.mark.skipif(node.NODE is None, reason=node.MISSING)
 
 TERMS = Terms(window=4, window_bytes=70, max_message=20, ping=20.0, grace=30.0)
-WIDE = Terms(window=40, window_bytes=700, max_message=20, ping=20.0, grace=30.0)  # one message is not a quarter: acks wait
+WIDE = Terms(
+    window=40, window_bytes=700, max_message=20, ping=20.0, grace=30.0
+)  # one message is not a quarter: acks wait
 
 
 @pytest.fixture(scope="module")
