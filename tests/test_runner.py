@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import importlib
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -43,11 +44,11 @@ async def run(*functions: Callable[[], Any]) -> None:
 
 async def test_what_does_not_wait_shares_a_task_and_nothing_else() -> None:
     """In the order of the calls, each in its own context, none before `start` has returned."""
-    seen: list[tuple[int, str, Any]] = []
+    seen: list[tuple[int, str, int]] = []
 
     def one(number: int) -> Callable[[], Any]:
         async def quick() -> None:
-            seen.append((number, variable.get(), task()))
+            seen.append((number, variable.get(), id(task())))
             variable.set("spoiled")
 
         return quick
@@ -62,7 +63,7 @@ async def test_what_does_not_wait_shares_a_task_and_nothing_else() -> None:
         await turns()
         group.cancel_scope.cancel()
     assert [(number, value) for number, value, _ in seen] == [(number, "unset") for number in range(4)]
-    assert len({id(one) for *_, one in seen}) == 1
+    assert len({one for *_, one in seen}) == 1
     assert variable.get() == "unset"
 
 
@@ -132,6 +133,59 @@ async def test_what_stands_behind_one_that_fails_is_run() -> None:
         await run(bad, behind)
     assert caught.group_contains(Fatal) if isinstance(caught.value, BaseExceptionGroup) else caught.type is Fatal
     assert seen == ["behind"]
+
+
+KEPT: dict[Any, str] = {}
+SLACK: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        pytest.param(lambda task: KEPT.update({task: "mine"}), id="as a key"),
+        pytest.param(lambda task: SLACK.update({task: "mine"}), id="as a weak key"),
+        pytest.param(lambda task: KEPT.update({getattr(task, "cancel", task): "mine"}), id="for cancelling"),
+    ],
+)
+async def test_whoever_keeps_its_task_has_it_alone(keep: Callable[[Any], None]) -> None:
+    """What is cancelled later, or found by the task, is never another handler."""
+    seen: list[bool] = []
+
+    async def keeps() -> None:
+        keep(task())
+
+    async def behind() -> None:
+        seen.append(task() in KEPT or getattr(task(), "cancel", None) in KEPT or task() in SLACK)
+
+    await run(behind, keeps, behind, behind)
+    KEPT.clear()
+    assert seen == [False, False, False]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize(
+    "mark",
+    [
+        pytest.param(lambda task, seen: setattr(task, "user", seen), id="attribute"),
+        pytest.param(lambda task, seen: task.add_done_callback(lambda _: seen.append("over")), id="callback"),
+    ],
+)
+async def test_whoever_marks_its_task_has_it_alone(anyio_backend: str, mark: Callable[[Any, list[str]], None]) -> None:
+    """What hangs on a task goes with the handler that hung it there."""
+    seen: list[str] = []
+
+    async def marks() -> None:
+        mark(task(), seen)
+
+    async def behind() -> None:
+        assert not hasattr(task(), "user")
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
+        seen.append("behind")
+
+    await run(marks, behind)
+    assert seen in (["behind"], ["over", "behind"])
+    assert len(seen) == 1 or seen[0] == "over"
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import math
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
+from weakref import getweakrefcount
 
 import anyio
 from anyio.abc import TaskGroup
 
 from channelkit._loop.base import Loop, Start
 from channelkit._loop.parking import Parking
-from channelkit._loop.runner import Runner
+from channelkit._loop.runner import Runner, getrefcount
 
 
 class AsyncioParking(Parking):
@@ -112,10 +114,13 @@ class AsyncioLoop(Loop):
     def starter(self, group: TaskGroup, name: str) -> Start:
         return Runner(self, partial(_NativeTasks(self, group).start, name)).start
 
-    def cancelled_by_hand(self) -> Callable[[], object]:
-        task = asyncio.current_task(self.native)
-        assert task is not None
-        return task.cancelling
+    def traces(self) -> Callable[[], object]:
+        task: Any = asyncio.current_task(self.native)
+
+        def now() -> object:
+            return getrefcount(task), getweakrefcount(task), len(gc.get_referents(task)), task.cancelling()
+
+        return now
 
     def watch(self, fd: int, function: Callable[[], Any]) -> None:
         self._watched.add(fd)
@@ -148,6 +153,13 @@ class AsyncioLoop(Loop):
         self._set_timer(math.inf)
         for fd in tuple(self._watched):
             self.unwatch(fd)
+
+
+def tell_no_library() -> None:
+    """The current context is for code outside the loop, which may run `anyio.run`."""
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None:
+        sniffio.current_async_library_cvar.set(None)
 
 
 def tell_sniffio() -> None:

@@ -48,7 +48,8 @@ class Loop(ABC):
         self._cancelled = 0
         #: `threading.get_ident()` of the loop's own thread.
         self.thread = threading.get_ident()
-        self._lock = threading.Lock()
+        # An RLock: a signal's handler may call us in a thread that was just doing so (`Server.stop_soon`).
+        self._lock = threading.RLock()
         self._foreign: deque[Call] = deque()
         self._open = True
         self._cancel_on_leaving = False
@@ -166,9 +167,12 @@ class Loop(ABC):
         """
         return Runner(self, partial(group.start_soon, name=name)).start
 
-    def cancelled_by_hand(self) -> Callable[[], object]:
-        """What tells whether the current task was cancelled by itself, not by a scope; only asyncio knows that."""
-        return bool
+    @abstractmethod
+    def traces(self) -> Callable[[], object]:
+        """What compares equal, from one call to the next, as long as code in the current task left nothing on it.
+
+        That is: nobody else got hold of the task, who might cancel it, or keep something by it, later on.
+        """
 
     def cancel_on_leaving(self) -> None:
         """When the body of `open_loop` ends, cancel the spawned tasks instead of waiting for them."""

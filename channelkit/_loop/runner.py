@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
@@ -13,6 +15,16 @@ if TYPE_CHECKING:
 
 Function = Callable[..., Coroutine[Any, Any, Any]]
 
+_numbers = itertools.count()
+
+
+def _never_the_same(_: object) -> int:
+    return next(_numbers)
+
+
+#: Where references are not counted, something may always have been kept: there no task is used twice.
+getrefcount: Callable[[Any], int] = getattr(sys, "getrefcount", _never_the_same)
+
 
 class Runner:
     """Starts coroutines, and spares most of them a task of their own.
@@ -20,7 +32,8 @@ class Runner:
     A handler mostly has its answer without waiting for anything, and a task costs more than all else that is done for
     such a request.  So one task steps one coroutine after another, each in its own context.  The first that waits
     keeps the task, to its end: from its first step on it has one current task, and its cancel scopes are in place.
-    What stands behind it gets another.
+    What stands behind it gets another.  So it does behind one that left a trace on the task: a handler that asked for
+    its current task and kept it, to cancel it later or as the key of something, had it for itself.
     """
 
     __slots__ = ("_at_work", "_loop", "_parking", "_queue", "_spawn")
@@ -57,16 +70,17 @@ class Runner:
             await rest
 
     async def _run_short_ones(self) -> Awaitable[None] | None:
-        """Until one waits: what is left of it.  None if one has cancelled this task, which nobody else can use then."""
-        queue, cancelled = self._queue, self._loop.cancelled_by_hand()
+        """Until one waits: what is left of it.  None if one left a trace on the task, which is its own then."""
+        queue, traces = self._queue, self._loop.traces()
         while True:
+            before = traces()
             while queue:
                 context, function, args = queue.popleft()
                 one = function(*args)
                 try:
                     wanted = context.run(one.send, None)
                 except StopIteration:
-                    if cancelled():
+                    if traces() != before:
                         return None
                 else:
                     return _rest(context, one, wanted)

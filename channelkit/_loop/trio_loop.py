@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any
+from weakref import getweakrefcount
 
 import trio
 from anyio.abc import TaskGroup
 
 from channelkit._loop.base import Loop
 from channelkit._loop.parking import Parking
+from channelkit._loop.runner import getrefcount
 
 
 class TrioParking(Parking):
@@ -58,6 +60,10 @@ class TrioLoop(Loop):
 
     def checkpoint(self) -> Awaitable[None]:
         return trio.lowlevel.checkpoint()  # noqa: ASYNC105  (the caller awaits it)
+
+    def traces(self) -> Callable[[], object]:
+        task = trio.lowlevel.current_task()
+        return lambda: (getrefcount(task), getweakrefcount(task))
 
     @trio.lowlevel.enable_ki_protection
     async def _drive(self) -> None:

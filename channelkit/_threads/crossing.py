@@ -30,6 +30,10 @@ class _MustWait:
 MUST_WAIT: Any = _MustWait()
 
 
+#: Seconds for which an interrupted thread waits until its call is called off: two turns of the loop, if it turns.
+CALLING_OFF = 1.0
+
+
 class LoopEnded(RuntimeError):
     """The loop a thread asked has ended, or ended while it waited."""
 
@@ -57,6 +61,12 @@ def wait_for(
     return Crossing(loop, begin, go_on, **options).wait()
 
 
+def _held() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
 class Crossing:
     """One call of another thread.
 
@@ -77,6 +87,7 @@ class Crossing:
         "_job",
         "_loop",
         "_no_room",
+        "_off",
         "_result",
         "_scope",
         "_timeout",
@@ -105,8 +116,8 @@ class Crossing:
         self._error: BaseException | None = None
         self._finished = False
         self._abandoned = False
-        self._done = threading.Lock()  # held until the outcome is there
-        self._done.acquire()
+        self._done = _held()  # until the outcome is there
+        self._off: threading.Lock | None = None  # held until the call is called off
 
     def wait(self) -> Any:
         """In the caller's thread: the outcome.  Raises LoopEnded if the loop ends before."""
@@ -130,10 +141,13 @@ class Crossing:
             raise LoopEnded from None
 
     def _interrupted(self) -> None:
+        """Call it off, and wait for that, so that this thread may go on with another call of its kind."""
+        self._off = _held()
         try:
             self._loop.run_from_thread(self._abandon)
         except RuntimeError:
-            pass
+            return
+        self._off.acquire(timeout=CALLING_OFF)
 
     # -- on the loop
 
@@ -200,5 +214,7 @@ class Crossing:
             self._scope.cancel()
 
     def _take_back(self) -> None:
+        assert self._off is not None
+        self._off.release()
         if self._error is None and self._give_back is not None:
             self._give_back(self._result)

@@ -142,9 +142,12 @@ export class Receiver {
 
 /** With `postTimeout` 30 s: 240 s, in which a message of 1 MiB passes at 4 KiB/s. */
 const MOST_PATIENCE = 8;
+/** Of a line, beside its payload: `["m",9007199254740991,""]`, and a little more. */
+const LINE = 32;
 
 /** `inFlight` is the batch without answer; `taken` what a 200 said the server has, acknowledged or not.  `patience` is how
- * many times `postTimeout` an answer may take: nobody can tell a large batch on a slow line from one that was lost. */
+ * many times `postTimeout` an answer may take: nobody can tell a large batch on a slow line from one that was lost.
+ * `most` is the size of a batch that passes, as far as is known: a proxy may take less than the server. */
 export class Uplink {
   /** @type {Post | null} */
   inFlight = null;
@@ -154,6 +157,7 @@ export class Uplink {
   notBefore = 0;
   until = NEVER;
   patience = 1;
+  most = Infinity;
 
   /** @param {() => number} jitter */
   constructor(jitter) {
@@ -165,11 +169,19 @@ export class Uplink {
     const frames = [];
     let size = 0;
     for (const frame of sender.after(Math.max(sender.acked, this.taken))) {
-      if (size > 0 && size + frame.size > most) break;
+      size += frame.size + LINE;
+      if (frames.length > 0 && size > Math.min(most, this.most)) break;
       frames.push(frame);
-      size += frame.size;
     }
     return frames;
+  }
+
+  /** A batch was too large for whoever answered: smaller ones from now on.  False: one message is not smaller.
+   * @param {Post} post */
+  halve({ frames }) {
+    if (frames.length < 2) return false;
+    this.most = Math.floor(frames.reduce((sum, { size }) => sum + size + LINE, 0) / 2);
+    return true;
   }
 
   /** Whether everything kept was taken and an acknowledgement is awaited: an empty batch asks for it.

@@ -39,14 +39,17 @@ import { NEVER, Receiver, Sender, Uplink, backoff } from "./halves.js";
 export const CONFIG = Object.freeze({
   wait: 25, // of one poll, once there was a hello
   helloTimeout: 5, // a stream that shows no hello is behind a buffering proxy: poll instead
-  openTimeout: 10, // for a WebSocket to open
+  openTimeout: 10, // for a WebSocket to open, or a session to be made
   postTimeout: 30, // an answer that has not come by then will not
   pollMargin: 10, // a poll's answer may come that much after its wait
   pingTimeout: 10, // silence beyond hello's ping
   ackDelay: 1, // the longest an acknowledgement waits for company
   steady: 30, // attached that long: the next failure counts as the first
-  batchBytes: 1 << 20, // payload of one POST; a larger message goes alone
+  batchBytes: 1 << 20, // of one POST, or hello's `max` if that is less; a larger message goes alone
 });
+
+/** A response that lasted that long and brought nothing is followed at once all the same: as a poll, or a rotated stream. */
+const TURN = 1;
 
 /** Until a hello tells the real ones. @type {Terms} */
 const FIRST_TERMS = { window: 1, windowBytes: 1 << 20, max: 1 << 20, ping: 20, grace: 30 };
@@ -65,6 +68,7 @@ export class ClientMachine {
   attachment = 0; // its number
   /** @type {"none" | "sent" | "up"} */
   link = "none"; // how far it has come: "sent" is without hello
+  attached = false; // from a hello until something failed: between two turns of a poll or stream too
   /** @type {EndFrame | null} */
   closing = null;
   /** @type {Ending | null} */
@@ -251,6 +255,7 @@ export class ClientMachine {
       this.#leave(now); // from here on nothing is taken from older attachments (F8)
       this.#older.push(this.attachment);
     }
+    if (this.link !== "none" || this.kind !== this.wanted) this.#detach();
     this.attachment = attachment;
     this.kind = this.wanted;
     this.link = "sent";
@@ -258,7 +263,7 @@ export class ClientMachine {
     this.#progress = false;
     [this.#firstSince, this.#met] = [this.#met, false];
     this.#since = this.#heard = this.#asked = this.#wrote = now;
-    this.#wait = this.kind === "poll" && this.hadHello ? this.config.wait : 0;
+    this.#wait = this.kind === "poll" && this.attached ? this.config.wait : 0;
     this.#do({ do: "attach", attachment, kind: this.kind, a: this.a, ack: this.presented, wait: this.#wait });
   }
 
@@ -281,11 +286,12 @@ export class ClientMachine {
     return this.#taken();
   }
 
-  /** Bytes came, such as a comment: the connection lives. @param {number} attachment @param {number} now */
+  /** Bytes came, such as a comment: the connection lives.  Before its hello they may be anybody's, as a network's login page.
+   * @param {number} attachment @param {number} now */
   heard(attachment, now) {
     if (attachment !== this.attachment || this.link === "none") return;
     this.#heard = now;
-    this.#contact(now);
+    if (this.link === "up") this.#contact(now);
   }
 
   /** The server has answered something. @param {number} now */
@@ -299,6 +305,7 @@ export class ClientMachine {
     if (this.link === "up") return;
     this.#named(hello);
     this.link = "up";
+    this.#contact(now);
     this.#askedAt = now;
     this.#release();
     this.told = Math.max(this.told, this.presented);
@@ -310,7 +317,10 @@ export class ClientMachine {
       this.#progress = true;
       this.#firstHello(hello);
     }
-    this.#do({ do: "attached" });
+    if (!this.attached) {
+      this.attached = true;
+      this.#do({ do: "attached" });
+    }
     this.#acknowledged(hello.recv, now);
     if (this.ending !== null) return;
     if (this.#onlyPosts) this.#unlink(now, true);
@@ -382,7 +392,7 @@ export class ClientMachine {
       this.#candidateFailed(now);
     } else if (attachment === this.attachment && this.link !== "none") {
       if (this.ending !== null) this.#farewellCut(now, clean);
-      else if (clean && this.kind === "poll") this.#polled(now);
+      else if (clean && (this.kind === "poll" || (this.link === "up" && this.kind !== "websocket"))) this.#turned(now);
       else this.#lostLink(now, false);
     }
     return this.#taken();
@@ -420,12 +430,16 @@ export class ClientMachine {
     return this.ending !== null;
   }
 
-  /** A poll was answered.  The next follows at once if this was worth it, and once its messages are pulled.
-   * @param {number} now */
-  #polled(now) {
-    this.#unlink(now, false);
-    if (this.#progress || now - this.#since >= 1) {
+  /** A poll was answered, or a stream rotated.  The next follows at once if this was worth it (a poll only once its messages
+   * are pulled); else it is spaced like a failure, or a server that ends everything at once would be asked at network
+   * speed.  The poll that only asks for a hello is worth the one that waits. @param {number} now */
+  #turned(now) {
+    const asked = this.kind === "poll" && this.#wait <= 0 && this.link === "up";
+    this.#turn(now);
+    if (this.#progress || now - this.#since >= TURN) {
       this.failures = 0;
+      this.retryAt = now;
+    } else if (asked) {
       this.retryAt = now;
     } else {
       this.#fail(now, 0);
@@ -437,8 +451,12 @@ export class ClientMachine {
   #candidateFailed(now) {
     this.#candidate = 0;
     if (this.ending !== null) return;
-    if (this.link === "none") this.#fail(now, 0);
-    else this.wanted = this.kind; // what serves goes on serving
+    if (this.link === "none" && !this.attached) {
+      this.#fail(now, 0);
+      return;
+    }
+    this.wanted = this.kind; // what serves goes on serving
+    if (this.link === "none") this.retryAt = now; // a turn came meanwhile
   }
 
   /** @param {number} now @param {boolean} drop */
@@ -452,9 +470,22 @@ export class ClientMachine {
   /** @param {number} now @param {boolean} drop */
   #unlink(now, drop) {
     if (drop) this.#do({ do: "drop", attachment: this.attachment });
+    this.#turn(now);
+    this.#detach();
+  }
+
+  /** The newest attachment is over, and whether that is a failure is to be seen. @param {number} now */
+  #turn(now) {
     this.#leave(now);
     this.link = "none";
     this.#release();
+  }
+
+  /** There is no attachment, and none that is sure to follow. */
+  #detach() {
+    if (!this.attached) return;
+    this.attached = false;
+    this.#do({ do: "detached" });
   }
 
   /** Drop the older connections.  They are kept until the newest attach is answered, though nothing is taken from them:
@@ -468,7 +499,6 @@ export class ClientMachine {
   #leave(now) {
     if (this.link === "up") {
       this.#alone = now;
-      this.#do({ do: "detached" });
     } else if (this.kind === "poll" && this.#firstSince) {
       // It may have been held in good faith; but not one more of those that follow it unanswered, or a poller would
       // never believe that its server is gone.
@@ -478,6 +508,7 @@ export class ClientMachine {
 
   /** @param {number} now @param {number} retryAfter */
   #fail(now, retryAfter) {
+    this.#detach();
     this.failures += 1;
     this.retryAt = now + Math.max(retryAfter, backoff(this.failures, this.jitter(), this.terms.grace));
   }
@@ -530,7 +561,8 @@ export class ClientMachine {
 
   #batch() {
     if (this.#farewell || (this.#peerClosing && this.closing === null)) return [];
-    return this.uplink.batch(this.sender, this.config.batchBytes);
+    // The server's limit, with which no line and no escape can make a batch too large for it.
+    return this.uplink.batch(this.sender, Math.min(this.config.batchBytes, this.terms.max));
   }
 
   get #asks() {
@@ -566,6 +598,8 @@ export class ClientMachine {
       this.#acknowledged(ack, now);
       // Taken, but not in the inbox yet: ask again.
       if (this.sender.acked < this.uplink.taken) this.uplink.wait(now, this.terms.grace);
+    } else if (status === 413 && this.uplink.halve(post)) {
+      // The same messages again, at once, in smaller batches.
     } else if (!this.#postRefused(status, code, ack, now)) {
       this.uplink.wait(now, this.terms.grace, retryAfter);
     }
@@ -737,6 +771,7 @@ export class ClientMachine {
     this.#dropCandidate();
     const stays = this.#farewell && this.kind === "websocket" && this.link === "up";
     if (this.link !== "none" && !stays) this.#unlink(now, true);
+    if (!stays) this.#detach();
     this.#do({ do: "ended", ending: this.ending });
     if (!this.#farewell) this.#drain();
   }

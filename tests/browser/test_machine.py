@@ -29,9 +29,9 @@ from session_world import Event, Scope, World
 
 pytestmark = pytest.mark.skipif(node.NODE is None, reason=node.MISSING)
 
-TERMS = Terms(window=4, window_bytes=70, max_message=20, ping=20.0, grace=30.0)
+TERMS = Terms(window=4, window_bytes=70, max_message=100, ping=20.0, grace=30.0)
 WIDE = Terms(
-    window=40, window_bytes=700, max_message=20, ping=20.0, grace=30.0
+    window=40, window_bytes=700, max_message=500, ping=20.0, grace=30.0
 )  # one message is not a quarter: acks wait
 
 
@@ -97,6 +97,7 @@ def view(machine: ClientSession) -> dict[str, Any]:
         "isOpen": machine.is_open,
         "drained": machine.drained,
         "link": machine.link.value,
+        "attached": machine.attaching.attached,
         "kind": machine.kind.value,
         "wanted": machine.attaching.wanted.value,
         "attachment": machine.attachment,
@@ -105,7 +106,12 @@ def view(machine: ClientSession) -> dict[str, Any]:
         "ending": machine.ending and plain_ending(machine.ending),
         "closing": machine.closing and plain(machine.closing),
         "retryAt": finite(machine.attaching.retry_at),
-        "uplink": [machine.uplink.taken, machine.uplink.failures, machine.uplink.not_before],
+        "uplink": [
+            machine.uplink.taken,
+            machine.uplink.failures,
+            machine.uplink.not_before,
+            finite(machine.uplink.most),
+        ],
         "sent": sender.sent,
         "acked": sender.acked,
         "bytes": sender.bytes,
@@ -241,7 +247,7 @@ FATAL = (
     (410, "ended"),
     (413, "size"),
 )
-PASSING = ((409, "gap"), (409, "closing"), (429, "full"), (503, "draining"), (500, "what"))
+PASSING = ((409, "gap"), (409, "closing"), (429, "full"), (503, "draining"), (500, "what"), (413, None))
 NOTHING = st.just(0)
 USUAL = (
     st.tuples(st.just("answer"), st.sampled_from((0, 0, 4, 5, 1)), st.just(1)),

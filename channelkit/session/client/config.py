@@ -18,5 +18,5 @@ class ClientConfig:
     ping_timeout: float = 10.0  # silence beyond hello's ping
     ack_delay: float = 1.0  # the longest an acknowledgement waits for company
     steady: float = 30.0  # attached that long: the next failure counts as the first
-    batch_bytes: int = 1 << 20  # payload of one POST; a larger message goes alone
+    batch_bytes: int = 1 << 20  # of one POST, or hello's `max` if that is less; a larger message goes alone
     ack: Literal["inbox", "processed"] = "inbox"
