@@ -27,7 +27,6 @@ CHOSEN = (NAMED or "chromium,firefox").split(",")
 collect_ignore = [] if os.environ.get("CHANNELKIT_TSC") else ["test_types.py"]
 
 
-<<<<<<< HEAD
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_out = [] if NAMED else [item for item in items if _is_extra(item)]
     config.hook.pytest_deselected(items=left_out)
@@ -39,8 +38,6 @@ def _is_extra(item: pytest.Item) -> bool:
     return "firefox" in params and ("trio" in params or item.get_closest_marker("every_browser") is None)
 
 
-=======
->>>>>>> main
 @pytest.fixture(scope="session", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in CHOSEN])
 def browser(request: pytest.FixtureRequest) -> Iterator[driver.Browser]:
     protocol = DRIVERS[request.param]
