@@ -5,8 +5,10 @@
 //     const channel = connect("/chat");
 //     channel.onmessage = (message) => show(message);
 //     await channel.send("hello");
+import { Alarm } from "./alarm.js";
 import { makeClock } from "./clock.js";
 import { mayEnd } from "./frames.js";
+import { Inbox } from "./inbox.js";
 import { Keeper } from "./keeper.js";
 import { Ladder } from "./ladder.js";
 import { Links } from "./links.js";
@@ -14,6 +16,7 @@ import { ClientMachine, nextInstance } from "./machine.js";
 import { NAMES, baseOf, kindOf, kindsOf } from "./options.js";
 import { Outbox, carried } from "./outbox.js";
 import { watchPage } from "./page.js";
+import { report } from "./report.js";
 import { encodeState } from "./saved.js";
 
 /** @typedef {import("./machine.js").Kind} Kind */
@@ -52,9 +55,6 @@ import { encodeState } from "./saved.js";
  * @property {() => number} [random] in place of Math.random
  */
 
-const LONGEST_TIMER = 3600; // seconds; setTimeout takes no more than 2^31 milliseconds
-const SLEPT = 5; // seconds by which a timer may be late before the connection is in doubt
-
 /** A session of the `Endpoint` at `url`, new or continued; begins to connect at once, and returns before it has.
  * Throws TypeError for options that cannot work. @param {string | URL} url @param {Options} [options] */
 export function connect(url, options = {}) {
@@ -73,15 +73,13 @@ export class Channel {
   #machine;
   #links;
   #ladder;
+  #inbox;
   #outbox;
   #keeper;
+  #alarm;
   #base;
   #now = makeClock();
   #page;
-  /** @type {((message: string | Uint8Array) => void) | null} */
-  #onmessage = null;
-  /** @type {(() => void)[]} */
-  #readers = [];
   /** @type {Action[]} */
   #todo = [];
   #running = false;
@@ -90,16 +88,12 @@ export class Channel {
   /** @type {(info: CloseInfo) => void} */
   #finish = () => {};
   #life = new AbortController();
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  #timer;
-  #armed = Infinity;
   #why = "";
   #failure = "";
   #attachedBy = ""; // the transport, while attached
   /** @type {Kind | null} */
   #trying = null;
   #told = "";
-  #received = 0;
   #attaches = 0;
   #tries = 0;
 
@@ -119,6 +113,8 @@ export class Channel {
     const saved = this.#keeper.load(options.state, options.key ?? `channelkit ${this.#base}`);
     const a = saved ? nextInstance(saved.a, Date.now(), Math.floor(random() * 1000)) : 1;
     const machine = (this.#machine = new ClientMachine({ a, saved, config: options.config, jitter: random }));
+    this.#alarm = new Alarm(this.#now, (slept) => this.#tick(slept));
+    this.#inbox = new Inbox(machine, () => this.#run(machine.settle(this.#now())));
     this.#outbox = new Outbox(machine, (data) => this.#run(machine.send(data, this.#now())));
     /** Whether it goes on with a predecessor's session. */
     this.resumed = saved !== null;
@@ -129,7 +125,7 @@ export class Channel {
       machine,
       now: this.#now,
       run: (actions) => this.#run(actions),
-      pull: () => this.#pull(),
+      pull: () => this.#inbox.pull(),
       tell: (why) => (this.#why = why),
       fail: (why) => this.#fail(why),
     };
@@ -191,7 +187,7 @@ export class Channel {
       sent: sender.sent, // numbered
       acked: sender.acked, // of these, what the server has in its inbox
       waiting: this.#outbox.length, // not numbered yet: the window is full, or there was no hello yet
-      received: this.#received, // handed to this page
+      received: this.#inbox.received, // handed to this page
       held: receiver.hold.length, // arrived, and not taken by this page yet
       recv: receiver.recv, // the number of the last message received by this page or its predecessors
       attaches: this.#attaches,
@@ -229,47 +225,16 @@ export class Channel {
   /** Called with every message, a string or a Uint8Array.  Without it, iterate; a message is acknowledged when it was
    * handed over in one of the two ways, and the session's window holds the server back until then. */
   get onmessage() {
-    return this.#onmessage;
+    return this.#inbox.callback;
   }
 
   set onmessage(callback) {
-    this.#onmessage = callback;
-    if (callback) queueMicrotask(() => this.#pull());
+    this.#inbox.callback = callback;
   }
 
   /** Messages, until the session is over.  Leaving the loop leaves the session open. */
-  async *[Symbol.asyncIterator]() {
-    for (;;) {
-      const message = this.#take();
-      if (message !== null) {
-        this.#run(this.#machine.settle(this.#now()));
-        yield message;
-      } else if (this.#info !== null) {
-        return;
-      } else {
-        await new Promise((resolve) => this.#readers.push(() => resolve(undefined)));
-      }
-    }
-  }
-
-  #take() {
-    const message = this.#machine.pull();
-    if (message === null) return null;
-    this.#received += 1;
-    return message.data;
-  }
-
-  /** Hand over what is there. */
-  #pull() {
-    for (let message; this.#onmessage && (message = this.#take()) !== null; ) {
-      try {
-        this.#onmessage(message);
-      } catch (error) {
-        report(error);
-      }
-    }
-    this.#run(this.#machine.settle(this.#now()));
-    for (const wake of this.#readers.splice(0)) wake();
+  [Symbol.asyncIterator]() {
+    return this.#inbox.messages();
   }
 
   // -- closing, moving, saving
@@ -324,7 +289,7 @@ export class Channel {
       case "ended": this.#over(action.ending); break;
       case "drained":
         this.#life.abort();
-        clearTimeout(this.#timer);
+        this.#alarm.stop();
         break;
       case "attach":
       case "open":
@@ -342,7 +307,7 @@ export class Channel {
   /** After everything was done: if an attach came to nothing, choose what is tried next. */
   #next() {
     const machine = this.#machine;
-    if (machine.link === "up") this.#trying = null;
+    if (machine.link === "up" && machine.kind === this.#trying) this.#trying = null;
     if (machine.ending !== null || machine.connecting || this.#trying === null) return;
     const tried = this.#trying;
     this.#trying = null;
@@ -356,7 +321,7 @@ export class Channel {
     this.#why = reason || outcome;
     this.#outbox.number();
     this.#keeper.keep();
-    for (const wake of this.#readers.splice(0)) wake();
+    this.#inbox.wake();
     this.#outbox.wake();
     this.#finish(this.#info);
     this.#call(this.onclose, this.#info);
@@ -397,20 +362,12 @@ export class Channel {
 
   /** See that `tick` is called in time. */
   #arm() {
-    if (this.#machine.drained) return;
-    const at = Math.min(this.#machine.deadline, this.#ladder.climbAt);
-    if (this.#timer !== undefined && at >= this.#armed) return; // it comes earlier, and looks again
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
-    const wait = Math.min(LONGEST_TIMER, at - this.#now());
-    this.#armed = this.#now() + wait;
-    this.#timer = setTimeout(() => this.#tick(), Math.max(0, wait * 1000));
+    if (!this.#machine.drained) this.#alarm.set(Math.min(this.#machine.deadline, this.#ladder.climbAt));
   }
 
-  #tick() {
-    this.#timer = undefined;
+  /** @param {boolean} slept the computer did */
+  #tick(slept) {
     const now = this.#now();
-    const slept = now - this.#armed > SLEPT;
     if (now >= this.#ladder.climbAt) {
       const better = this.#ladder.climb(now);
       if (better !== this.#machine.kind) this.#run(this.#machine.switchTo(better, now));
@@ -472,10 +429,4 @@ export class Channel {
       this.#keeper.keep();
     }
   }
-}
-
-/** An application's error is its own: told as such, and the channel goes on. @param {unknown} error */
-function report(error) {
-  if (typeof globalThis.reportError === "function") globalThis.reportError(error);
-  else queueMicrotask(() => { throw error; });
 }
