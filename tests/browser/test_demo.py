@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 import driver
 from proxy import CuttingProxy
 
-
 LABELS = {"websocket": "WebSocket", "http_stream": "Stream", "events": "Events", "long_poll": "Polling"}
 
 Backend = Literal["asyncio", "trio"]
