@@ -338,7 +338,7 @@ const said = (status, code) => (code ? `${status} ${code}` : String(status));
 /** @param {unknown} error */
 function message(error) {
   if (error instanceof BadFrame) return `not CK/1: ${error.message}`;
-  return error instanceof Error ? error.message : String(error);
+  return (error instanceof Error ? error.message : String(error)).replace(/\.$/, ""); // Firefox ends its sentences
 }
 
 /** Seconds, as the server asked. @param {Response | undefined} response */
