@@ -60,7 +60,7 @@ class _NativeTasks:
         # Not by the loop's task factory: an eager one would run a handler inside the tick.
         task = asyncio.Task(self._run(function), loop=self._loop.native, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._done, context=self._loop._context)  # or each would get a copy of its own
 
     async def _run(self, function: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         with anyio.CancelScope() as scope:

@@ -7,6 +7,7 @@ only then does a worker give up its place in the pool.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
@@ -50,15 +51,22 @@ def ask(loop: Loop, function: Callable[..., T], *args: Any) -> T:
 
 
 def wait_for(
-    loop: Loop, name: str, begin: Callable[[], Any], go_on: Callable[[], Coroutine[Any, Any, Any]], **options: Any
+    loop: Loop,
+    name: str,
+    begin: Callable[[], Any],
+    go_on: Callable[[], Coroutine[Any, Any, Any]],
+    timeout: float | None = None,
+    **options: Any,
 ) -> Any:
     """`Crossing(loop, begin, go_on, ...).wait()`, for the method `name`, which only other threads may call."""
+    if timeout is not None and math.isnan(timeout):  # the loop's timers would be out of order for ever
+        raise ValueError(f"timeout of {name}() must be seconds from 0 or None, not {timeout!r}")
     if loop.in_loop_thread:
         raise RuntimeError(
             f"{name}() of a blocking view would stop the event loop that it waits for; on the loop's own thread use "
             f"the loop's own object: `await {name}(...)`"
         )
-    return Crossing(loop, begin, go_on, **options).wait()
+    return Crossing(loop, begin, go_on, timeout=timeout, **options).wait()
 
 
 def _held() -> threading.Lock:
@@ -143,10 +151,15 @@ class Crossing:
     def _interrupted(self) -> None:
         """Call it off, and wait for that, so that this thread may go on with another call of its kind."""
         self._off = _held()
-        try:
-            self._loop.run_from_thread(self._abandon)
-        except RuntimeError:
-            return
+        said = False
+        while not said:
+            try:
+                self._loop.run_from_thread(self._abandon)
+                said = True
+            except RuntimeError:
+                return
+            except KeyboardInterrupt:  # once more, in the middle of it
+                continue
         self._off.acquire(timeout=CALLING_OFF)
 
     # -- on the loop
@@ -207,6 +220,8 @@ class Crossing:
         self._done.release()
 
     def _abandon(self) -> None:
+        if self._abandoned:
+            return
         self._abandoned = True
         if self._finished:
             self._take_back()

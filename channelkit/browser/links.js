@@ -135,7 +135,7 @@ export class Links {
     run(machine.createFailed(now(), retryAfter(response)));
   }
 
-  /** @param {import("./halves.js").Post} post */
+  /** @param {import("./uplink.js").Post} post */
   async #post({ number, a, ack, frames }) {
     const { machine, now, run, tell } = this.host;
     const stop = (this.#posting = new AbortController());
