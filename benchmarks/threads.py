@@ -2,7 +2,8 @@
 
     python -m benchmarks.threads [--backend trio] [--seconds 2]
 
-A client in a process of its own asks over 1 and over 16 connections, or sends messages to an echo and waits for each.
+A client in a process of its own asks over 1 and over 16 connections, or sends messages to an echo and waits for each,
+or for the answer to the last of a hundred; or for the answers to ten at once.
 The two kinds take turns, three times each, and the best run of each counts: whoever else uses the machine only adds.
 """
 
@@ -24,28 +25,44 @@ UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-MESSAGE = b"\x81\x81\x00\x00\x00\x00x"  # masked by zeros
-CELLS = {"get, 1 connection": ("get", 1), "get, 16 connections": ("get", 16), "echo, 16 WebSockets": ("echo", 16)}
+ECHOED = b"\x81\x81\x00\x00\x00\x00x"  # masked by zeros
+SILENT = b"\x81\x81\x00\x00\x00\x00y"
+ANSWER = b"\x81\x01x"
+#: What is sent at once, how many messages or requests that is, and what answers it.
+KINDS = {
+    "get": (GET, 1, b"hello"),
+    "echo": (ECHOED, 1, ANSWER),
+    "ten": (ECHOED * 10, 10, ANSWER * 10),
+    "hundred": (SILENT * 99 + ECHOED, 100, ANSWER),
+}
+CELLS = {
+    "get, 1 connection": ("get", 1),
+    "get, 16 connections": ("get", 16),
+    "echo, 16 WebSockets": ("echo", 16),
+    "... of 10 at once": ("ten", 16),
+    "100 at once, 1 answer": ("hundred", 16),
+}
+
+
+def echo(channel: Any, message: str) -> None:
+    if message == "x":
+        channel.send_nowait(message)
 
 
 async def on_loop(request: Any) -> Any:
-    if request.is_websocket:
-        return as_channel(request, on_receive=lambda channel, message: channel.send_nowait(message))
-    return "hello"
+    return as_channel(request, on_receive=echo) if request.is_websocket else "hello"
 
 
 def plain(request: SyncRequest) -> Any:
-    if request.is_websocket:
-        return as_channel(request, on_receive=lambda channel, message: channel.send_nowait(message))
-    return "hello"
+    return as_channel(request, on_receive=echo) if request.is_websocket else "hello"
 
 
 def load(port: int, kind: str, connections: int, seconds: float) -> int:
-    """The client: every connection asks, then every answer is awaited; how many there were."""
+    """The client: every connection asks, then every answer is awaited; how many requests or messages there were."""
     socks = [socket.create_connection(("127.0.0.1", port)) for _ in range(connections)]
-    question, end = (GET, b"hello") if kind == "get" else (MESSAGE, b"\x81\x01x")
+    question, size, end = KINDS[kind]
     for sock in socks:
-        if kind == "echo":
+        if kind != "get":
             sock.sendall(UPGRADE)
             assert sock.recv(4096).endswith(b"\r\n\r\n")
     count = 0
@@ -54,15 +71,17 @@ def load(port: int, kind: str, connections: int, seconds: float) -> int:
         for sock in socks:
             sock.sendall(question)
         for sock in socks:
-            assert sock.recv(4096).endswith(end)
-        count += connections
+            got = b""
+            while not got.endswith(end):
+                got += sock.recv(4096)
+        count += connections * size
     for sock in socks:
         sock.close()
     return count
 
 
 def microseconds(handler: Callable[..., Any], backend: Any, kind: str, connections: int, seconds: float) -> float:
-    """CPU time of this process for one answer."""
+    """CPU time of this process for one request or message."""
     server = run_server(handler, port=0, backend=backend)
     line = [sys.executable, "-m", "benchmarks.threads", "--load", str(server.port), kind, str(connections)]
     try:
@@ -85,7 +104,7 @@ def main() -> None:
         port, kind, connections = options.load
         print(load(int(port), kind, int(connections), options.seconds))
         return
-    print(f"{options.backend:24} {'async def':>10} {'def':>8} {'ratio':>6}   CPU us an answer")
+    print(f"{options.backend:24} {'async def':>10} {'def':>8} {'ratio':>6}   CPU us a request or message")
     for name, (kind, connections) in CELLS.items():
         runs = [
             [microseconds(handler, options.backend, kind, connections, options.seconds) for handler in (on_loop, plain)]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from channelkit._inbox import Inbox
+from channelkit._inbox import Inbox, Message
 from channelkit._lifecycle import OPEN, OVER, logger
 from channelkit._threads.jobs import Job, PoolEnded
 from channelkit.errors import WorkersBusy
@@ -118,6 +118,15 @@ class Callbacks(Inbox):
             return partial(self._close_listeners.pop(0), self._info.status)
         return None
 
+    def _take_on_worker(self) -> Message | None:
+        """The worker that runs on_receive goes on with this message; None: its job is done, and the loop looks.
+
+        In that worker's thread only.  What it reads here the loop writes: a look that comes too early ends the job.
+        """
+        if self._calls or (self._phase != OVER and self._outbox.unsent > self._config.soft_mark):
+            return None
+        return self._take_elsewhere()
+
     def _receiver_may_come(self) -> bool:
         """Messages wait, and the handler, still running, may yet set their receiver: on_close comes after them (G7)."""
         return bool(self._inbox) and self._handler_running and not self._holding and self._on_receive is None
@@ -206,18 +215,16 @@ class Callbacks(Inbox):
     def _worker_done(self, job: Job) -> None:
         """A callback that ran on a worker is through."""
         self._loop.callback_done()
+        if job.running:  # left behind by a stop: nothing of this channel may ever run beside it
+            if self._close_listeners:
+                self._callback_failed(PoolEnded())
+            return
+        self._running = False
+        self._settle_up()
         try:
             job.outcome()
         except Exception as error:
-            if job.running:  # left behind by a stop: nothing of this channel may run beside it
-                if self._close_listeners:
-                    self._callback_failed(error)
-                return
             self._callback_failed(error)
-        except BaseException:
-            self._running = False
-            raise
-        self._running = False
         self._run_callbacks()
 
     def _callback_failed(self, error: Exception) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 from channelkit._lifecycle import logger
+from channelkit._threads.plain import is_plain, runs_on_loop
 from channelkit._threads.pool import Workers
 from channelkit.errors import ConfigError
 from channelkit.statistics import ServerStatistics, snapshot
@@ -25,18 +26,24 @@ if TYPE_CHECKING:
     from channelkit.config import Config
 
 OnStop = Callable[[], object]  # what it returns is awaited, if it can be
+LastAct = Callable[[Workers], object]  # the same, wherever it runs
 
 LAST_REQUEST = 0.25  # seconds an idle connection is kept at a stop: a request may be on its way, a long round trip
 SPREAD_STEP = 0.01  # seconds between two handfuls of goodbyes
 LAST_TURNS = 10  # of the loop between the last goodbye and the cut
 
 
-def on_stop_of(handler: object, on_stop: OnStop | None) -> OnStop | None:
-    """`on_stop`, or what the handler has by that name; ConfigError if it cannot be called."""
+def on_stop_of(handler: object, on_stop: OnStop | None) -> LastAct | None:
+    """`on_stop`, or what the handler has by that name, which runs where the handler does; ConfigError if it cannot be
+    called."""
     found: OnStop | None = getattr(handler, "on_stop", None) if on_stop is None else on_stop
     if found is not None and not callable(found):
         raise ConfigError(f"on_stop must be a function without arguments, not {found!r}")
-    return found
+    if found is None:
+        return None
+    if is_plain(handler) and not runs_on_loop(found):
+        return lambda workers: workers.run_aside(found)
+    return lambda workers: found()
 
 
 class Connection(Protocol):
@@ -57,7 +64,7 @@ class Draining:
         self._guests: set[Connection] = set()  # what outlives its requests: sessions
         self.running = 0  # handlers
         self.stopping = False
-        self.on_stop: OnStop | None = None
+        self.on_stop: LastAct | None = None
         self.lingering: Callable[[], int] = lambda: 0  # connections a pump still holds, engines or not
         self._cancel_handlers = cancel_handlers
         self._patience = config.handler_cleanup_timeout  # seconds for `finally` blocks and `on_close` after the cut
@@ -80,7 +87,8 @@ class Draining:
     def handler_ended(self) -> None:
         """A handler has returned, however."""
         self.running -= 1
-        self.changed()
+        if self.stopping:
+            self.changed()
 
     def statistics(self) -> ServerStatistics:
         """What has happened on this host, and what is open now.  May be called from any thread."""
@@ -115,7 +123,7 @@ class Draining:
         if on_stop is None:
             return
         try:
-            result = on_stop()
+            result = on_stop(self.workers)
             if inspect.isawaitable(result):
                 await result
         except Exception:

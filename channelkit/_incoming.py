@@ -114,7 +114,9 @@ class Incoming(Callbacks):
     async def _wait_message(self, ending: bool) -> None:
         if self._receiver is not None:
             raise anyio.BusyResourceError("receiving from")
-        self._receiver = receiver = self._loop.parking()
+        if self._place is None:
+            self._place = self._loop.parking()
+        self._receiver = receiver = self._place
         try:
             while not self._inbox:
                 if self._info is not None:

@@ -1,4 +1,4 @@
-"""What counts as one address, wherever something is limited for each."""
+"""What counts as one address, wherever something is limited for each; and counting by it."""
 
 from __future__ import annotations
 
@@ -25,3 +25,31 @@ def place_of(peer: Any) -> str | bytes | None:
     if packed.startswith(_MAPPED):
         return socket.inet_ntoa(packed[len(_MAPPED) :])
     return packed[:8]
+
+
+class Crowds:
+    """How many there are from each place, and whether that is as many as may be."""
+
+    __slots__ = ("_counts", "_most")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._counts: dict[str | bytes, int] = {}
+
+    def full(self, peer: Any) -> bool:
+        """Whether no more may come from where `peer` is; never where there is no address."""
+        place = place_of(peer)
+        return place is not None and self._counts.get(place, 0) >= self._most
+
+    def enter(self, peer: Any) -> str | bytes | None:
+        """One more; where it is, if anywhere, for `leave`."""
+        place = place_of(peer)
+        if place is not None:
+            self._counts[place] = self._counts.get(place, 0) + 1
+        return place
+
+    def leave(self, place: str | bytes) -> None:
+        """One less; a place without any takes no memory."""
+        self._counts[place] -= 1
+        if not self._counts[place]:
+            del self._counts[place]

@@ -100,7 +100,7 @@ class Channel(Incoming):
             unread=self._unread,
             buffered_bytes=self._outbox.unsent,
             inbox_messages=len(self._inbox or ()),
-            inbox_bytes=self._inbox_bytes,
+            inbox_bytes=self._waiting_bytes,
             waiting_senders=len(self._senders or ()),
             reading=self._reading,
         )

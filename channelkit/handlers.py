@@ -12,7 +12,7 @@ from typing import Any, TypedDict, Unpack, overload
 
 from channelkit import registry
 from channelkit._threads.crossing import ask
-from channelkit._threads.plain import channel_callback
+from channelkit._threads.plain import channel_callback, message_callback
 from channelkit.channel import Channel
 from channelkit.errors import HandlerError
 from channelkit.http import HeaderInput, Request, RequestData
@@ -87,7 +87,7 @@ def as_channel(
             request,
             options,
             on_open=channel_callback(on_open, must=True),
-            on_receive=channel_callback(on_receive),
+            on_receive=message_callback(on_receive),
             on_ping=channel_callback(on_ping, must=True),
             on_close=channel_callback(on_close, must=True),
         )

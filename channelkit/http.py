@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
-from typing import IO, TYPE_CHECKING, Any, Protocol, Self, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 from urllib.parse import parse_qsl, unquote
 
 from channelkit._access_log import path_of
@@ -312,14 +312,17 @@ def reject(status: int = 403, headers: HeaderInput = (), body: Body = None) -> R
     return Response(status, headers, body)
 
 
+_MAPPINGS = (dict, Mapping)  # asking Mapping costs more than flattening a small dict
+
+
 def header_lines(headers: HeaderInput) -> list[tuple[str, str]]:
     """Flatten the forms a header value may take into (name, value) lines."""
-    items = cast("Iterable[tuple[str, Any]]", headers.items() if isinstance(headers, Mapping) else headers)
+    items: Any = headers.items() if isinstance(headers, _MAPPINGS) else headers
     lines: list[tuple[str, str]] = []
     for name, value in items:
         if value is None:
             continue
-        if isinstance(value, str | int):
+        if isinstance(value, (str, int)):
             lines.append((name, str(value)))
         else:
             lines.extend((name, str(one)) for one in value)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -30,6 +30,7 @@ from channelkit.session.frames import ClientHello as ClientHello
 from channelkit.session.frames import End as End
 from channelkit.session.frames import Frame as Frame
 from channelkit.session.frames import Hello as Hello
+from channelkit.session.frames import Numbered as Numbered
 from channelkit.session.frames import Ping as Ping
 from channelkit.session.frames import Text as Text
 from channelkit.session.query import Query as Query
@@ -342,6 +343,17 @@ class Session(Protocol):
 
         A carrier with an attribute `heard_at` is asked for it, before its silence is judged.
         """
+
+    def after(self, n: int) -> Iterator[Numbered]:
+        """What is kept with a number above `n`, in order, to be read at once.
+
+        So a carrier need not write into a connection that takes nothing: it says so by an attribute `lagging`, writes
+        what it skipped when there is `room`, and calls `caught_up`.
+        """
+        ...
+
+    def caught_up(self, attachment: int) -> None:
+        """A carrier that was `lagging` has written everything that there is."""
 
     def broke(self, attachment: int, code: int, reason: str) -> None:
         """The peer broke the protocol on this attachment: it is finished with this close code; the session remains."""

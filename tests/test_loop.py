@@ -514,7 +514,7 @@ if importlib.util.find_spec("uvloop") is not None:  # an option of the user's, n
 
 
 async def started(group: Any, loop: Any, function: Callable[..., Any], *args: Any) -> None:
-    loop.starter(group)(contextvars.copy_context(), "name", function, *args)
+    loop.starter(group, "name")(contextvars.copy_context(), function, *args)
     await turns()
 
 
@@ -536,7 +536,7 @@ async def test_a_started_task_has_its_context_and_ends_before_its_group() -> Non
 
     async with open_loop() as loop:
         async with anyio.create_task_group() as group:
-            loop.starter(group)(context, "name", handler)
+            loop.starter(group, "name")(context, handler)
             await until(lambda: seen == ["inside"])
             group.cancel_scope.cancel()
         assert seen == ["inside", "cleaned up"]
@@ -587,10 +587,10 @@ async def test_started_after_the_group_was_cancelled() -> None:
         seen.append("never")
 
     async with open_loop() as loop, anyio.create_task_group() as group:
-        start = loop.starter(group)
-        start(contextvars.copy_context(), "first", turns, 5)
+        start = loop.starter(group, "name")
+        start(contextvars.copy_context(), turns, 5)
         group.cancel_scope.cancel()
-        start(contextvars.copy_context(), "late", late)
+        start(contextvars.copy_context(), late)
     assert seen == ["begun"]
 
 
@@ -634,10 +634,10 @@ async def test_what_a_started_task_lets_out_ends_everything() -> None:
 
     with pytest.raises(BaseException) as caught:  # noqa: PT011
         async with open_loop() as loop, anyio.create_task_group() as group:
-            start = loop.starter(group)
-            start(contextvars.copy_context(), "other", other)
+            start = loop.starter(group, "name")
+            start(contextvars.copy_context(), other)
             await turns()
-            start(contextvars.copy_context(), "bad", bad)
+            start(contextvars.copy_context(), bad)
             await anyio.sleep_forever()
     error: BaseException = caught.value
     while isinstance(error, BaseExceptionGroup):
@@ -659,11 +659,11 @@ async def test_a_task_cancelled_by_hand_leaves_the_others_alone(anyio_backend: s
         seen.append("whole")
 
     async with open_loop() as loop, anyio.create_task_group() as group:
-        start = loop.starter(group)
-        for name in ("one", "two"):
-            start(contextvars.copy_context(), name, handler)
+        start = loop.starter(group, "name")
+        for _ in range(2):
+            start(contextvars.copy_context(), handler)
         await until(lambda: len(tasks) == 2)
-        assert [task.get_name() for task in tasks] == ["one", "two"]
+        assert [task.get_name() for task in tasks] == ["name", "name"]
         tasks[0].cancel()
         await until(lambda: seen == ["whole"])
         assert not group.cancel_scope.cancel_called

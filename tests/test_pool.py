@@ -75,7 +75,7 @@ async def test_a_cancelled_caller() -> None:
             await until(lambda: workers.statistics().queued_requests == 200)
             tasks.cancel_scope.cancel()
         assert workers.statistics().queued_requests == 0
-        assert len(workers._queues[REQUEST]) < 100, "those that were given up are not kept for ever"
+        assert len(workers._places._queues[REQUEST]) < 100, "those that were given up are not kept for ever"
         gate.set()
         await workers.ended()
         assert (ran, workers.statistics().begun) == ([], 1)

@@ -6,13 +6,14 @@ import random
 import selectors
 import shutil
 import socket
+import ssl
 import struct
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.soak.running import PATIENCE, Running
+from benchmarks.soak.running import PATIENCE, Running, client_hello
 
 GET = b"GET /hello HTTP/1.1\r\nHost: soak\r\n\r\n"
 STREAM = b"GET /stream HTTP/1.1\r\nHost: soak\r\n\r\n"
@@ -85,10 +86,16 @@ def churn(running: Running, rng: random.Random, size: Size) -> Figures:
 
 
 def resets(running: Running, rng: random.Random, size: Size) -> Figures:
-    """Clients that vanish in the middle of everything: after any byte sent or read, by reset or by FIN."""
+    """Clients that vanish in the middle of everything: after any byte sent or read, by reset or by FIN.
+
+    With TLS every fourth does so in its handshake.
+    """
+    hello = client_hello()
     for number in range(size.resets):
-        exchange = rng.choice(EXCHANGES)
-        sock = running.connect(source(number))
+        if running.tls and number % 4 == 0:
+            exchange, sock = hello, running.connect_plainly(source(number))
+        else:
+            exchange, sock = rng.choice(EXCHANGES), running.connect(source(number))
         sock.sendall(exchange[: rng.randrange(len(exchange) + 1)])
         if rng.random() < 0.5:
             sock.settimeout(rng.choice((0.0001, 0.001)))
@@ -102,18 +109,23 @@ def resets(running: Running, rng: random.Random, size: Size) -> Figures:
     return {"connections": size.resets}
 
 
+SLOW = {"head": GET, "body": POST, "reader": STREAM, "frames": WEBSOCKET, "handshake": client_hello()}
+QUICK = {"body": 100, "reader": len(STREAM), "frames": 170}  # so much of it is sent at once
+_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
 class Slow:
     """A client that does what it does very slowly, until it is thrown out."""
 
     def __init__(self, running: Running, rng: random.Random, number: int) -> None:
-        self.kind = ("head", "body", "reader", "frames")[number % 4]
-        self.sock = running.connect(source(number), receive_buffer=4096)
+        kinds = list(SLOW) if running.tls else list(SLOW)[:4]
+        self.kind = kinds[number % len(kinds)]
+        connect = running.connect_plainly if self.kind == "handshake" else running.connect
+        self.sock = connect(source(number), receive_buffer=4096)
         self.due = time.monotonic() + rng.random()
-        self._data = {"head": GET, "body": POST, "reader": STREAM, "frames": WEBSOCKET}[self.kind]
-        self._place = 0
-        quick = {"head": 0, "body": 100, "reader": len(STREAM), "frames": 170}[self.kind]
-        self.sock.sendall(self._data[:quick])
-        self._place = quick
+        self._data = SLOW[self.kind]
+        self._place = QUICK.get(self.kind, 0)
+        self.sock.sendall(self._data[: self._place])
         self.sock.setblocking(False)
 
     def step(self, rng: random.Random) -> bool:
@@ -125,17 +137,17 @@ class Slow:
             if self.kind == "reader":
                 return bool(self.sock.recv(200))
             return bool(self.sock.recv(4096))
-        except BlockingIOError:
+        except _NOT_NOW:
             return True
         except OSError:
             return False
 
 
 def slow(running: Running, rng: random.Random, size: Size) -> Figures:
-    """Slow writers of heads, bodies and frames, and slow readers; one that is thrown out comes back."""
+    """Slow writers of heads, bodies, frames and handshakes, and slow readers; one that is thrown out comes back."""
     until = time.monotonic() + size.slow_seconds
     clients = [Slow(running, rng, number) for number in range(size.slow_clients)]
-    thrown_out = dict.fromkeys(("head", "body", "reader", "frames"), 0)
+    thrown_out = dict.fromkeys((client.kind for client in clients), 0)
     largest = running.memory
     waiter = selectors.DefaultSelector()
     try:
@@ -160,7 +172,7 @@ def slowhttptest(running: Running, rng: random.Random, size: Size) -> Figures:
     if program is None:
         return {"skipped": "slowhttptest is not installed"}
     seconds = str(max(10, min(int(size.slow_seconds / 3), 240)))
-    url = f"http://127.0.0.1:{running.port}"
+    url = f"{'https' if running.tls else 'http'}://127.0.0.1:{running.port}"
     kinds = {
         "headers": ["-H", "-i", "5", "-u", f"{url}/hello"],
         "body": ["-B", "-i", "5", "-u", f"{url}/post"],

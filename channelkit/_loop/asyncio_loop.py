@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import math
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
+from weakref import getweakrefcount
 
 import anyio
 from anyio.abc import TaskGroup
 
 from channelkit._loop.base import Loop, Start
 from channelkit._loop.parking import Parking
+from channelkit._loop.runner import Runner, getrefcount
 
 
 class AsyncioParking(Parking):
@@ -52,21 +56,19 @@ class _NativeTasks:
         self._ended = loop.parking()
         group.start_soon(self._stand_for_all)
 
-    def start(
-        self, context: contextvars.Context, name: str, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any
-    ) -> None:
+    def start(self, name: str, function: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         # Not by the loop's task factory: an eager one would run a handler inside the tick.
-        task = asyncio.Task(self._run(function, args), loop=self._loop.native, name=name, context=context)
+        task = asyncio.Task(self._run(function), loop=self._loop.native, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._done, context=self._loop._context)  # or each would get a copy of its own
 
-    async def _run(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
+    async def _run(self, function: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
             if self._cancelled:
                 scope.cancel()
             try:
-                await function(*args)
+                await function()
             finally:
                 self._scopes.discard(scope)
 
@@ -96,15 +98,12 @@ class AsyncioLoop(Loop):
     native: asyncio.AbstractEventLoop
 
     def __init__(self, tasks: TaskGroup) -> None:
-        super().__init__(tasks)
         self.native = asyncio.get_running_loop()
+        super().__init__(tasks, self.native.time)
         self._handle: asyncio.TimerHandle | None = None
         self._watched: set[int] = set()
         # What is asked for inside a channel's context, or on a foreign thread, must not run everybody's calls there.
         self._context = contextvars.copy_context()
-
-    def time(self) -> float:
-        return self.native.time()
 
     def parking(self) -> Parking:
         return AsyncioParking(self.native)
@@ -112,8 +111,16 @@ class AsyncioLoop(Loop):
     def checkpoint(self) -> Awaitable[None]:
         return asyncio.sleep(0)
 
-    def starter(self, group: TaskGroup) -> Start:
-        return _NativeTasks(self, group).start
+    def starter(self, group: TaskGroup, name: str) -> Start:
+        return Runner(self, partial(_NativeTasks(self, group).start, name)).start
+
+    def traces(self) -> Callable[[], object]:
+        task: Any = asyncio.current_task(self.native)
+
+        def now() -> object:
+            return getrefcount(task), getweakrefcount(task), len(gc.get_referents(task)), task.cancelling()
+
+        return now
 
     def watch(self, fd: int, function: Callable[[], Any]) -> None:
         self._watched.add(fd)
@@ -146,6 +153,13 @@ class AsyncioLoop(Loop):
         self._set_timer(math.inf)
         for fd in tuple(self._watched):
             self.unwatch(fd)
+
+
+def tell_no_library() -> None:
+    """The current context is for code outside the loop, which may run `anyio.run`."""
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None:
+        sniffio.current_async_library_cvar.set(None)
 
 
 def tell_sniffio() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import heapq
 import itertools
 import logging
@@ -18,6 +17,7 @@ from anyio.abc import TaskGroup
 
 from channelkit._loop.detached import detach
 from channelkit._loop.parking import Parking
+from channelkit._loop.runner import Runner
 from channelkit._loop.timer import Timer
 from channelkit._meters import Meters
 from channelkit._tally import Tally
@@ -27,7 +27,7 @@ logger = logging.getLogger("channelkit")
 LAST_TURNS = 64  # rounds of calls that calls queued, when the loop ends
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
-#: `start(context, name, function, *args)` starts `function(*args)` as a task in `context`.
+#: `start(context, function, *args)` runs `function(*args)` in `context` soon, and in a task.
 Start = Callable[..., None]
 
 
@@ -38,15 +38,18 @@ class Loop(ABC):
     #: The event loop itself: two `Loop`s on one have one clock and one thread.
     native: Any
 
-    def __init__(self, tasks: TaskGroup) -> None:
+    def __init__(self, tasks: TaskGroup, time: Callable[[], float]) -> None:
         self._tasks = tasks
+        #: The loop's monotonic clock, in seconds; its own function, since it is asked for each request.
+        self.time = time
         self._calls: deque[Call] = deque()
         self._heap: list[tuple[float, int, Timer]] = []
         self._counter = itertools.count()
         self._cancelled = 0
         #: `threading.get_ident()` of the loop's own thread.
         self.thread = threading.get_ident()
-        self._lock = threading.Lock()
+        # An RLock: a signal's handler may call us in a thread that was just doing so (`Server.stop_soon`).
+        self._lock = threading.RLock()
         self._foreign: deque[Call] = deque()
         self._open = True
         self._cancel_on_leaving = False
@@ -77,10 +80,6 @@ class Loop(ABC):
     def in_loop_thread(self) -> bool:
         """Whether the caller is on the loop's own thread."""
         return threading.get_ident() == self.thread
-
-    @abstractmethod
-    def time(self) -> float:
-        """The loop's monotonic clock, in seconds."""
 
     @abstractmethod
     def parking(self) -> Parking:
@@ -161,18 +160,19 @@ class Loop(ABC):
         except Exception:
             logger.exception("a task that outlived its server failed")
 
-    def starter(self, group: TaskGroup) -> Start:
-        """What starts tasks that belong to `group`, as cheaply as the backend can: there is one for each request.
+    def starter(self, group: TaskGroup, name: str) -> Start:
+        """What starts coroutines in tasks that belong to `group`, as cheaply as can be: there is one for each request.
 
         They are cancelled with the group, which ends after them, provided that it is cancelled at its end.
         """
+        return Runner(self, partial(group.start_soon, name=name)).start
 
-        def start(
-            context: contextvars.Context, name: str, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any
-        ) -> None:
-            context.run(partial(group.start_soon, function, *args, name=name))
+    @abstractmethod
+    def traces(self) -> Callable[[], object]:
+        """What compares equal, from one call to the next, as long as code in the current task left nothing on it.
 
-        return start
+        That is: nobody else got hold of the task, who might cancel it, or keep something by it, later on.
+        """
 
     def cancel_on_leaving(self) -> None:
         """When the body of `open_loop` ends, cancel the spawned tasks instead of waiting for them."""

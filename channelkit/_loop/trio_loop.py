@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any
+from weakref import getweakrefcount
 
 import trio
 from anyio.abc import TaskGroup
 
 from channelkit._loop.base import Loop
 from channelkit._loop.parking import Parking
+from channelkit._loop.runner import getrefcount
 
 
 class TrioParking(Parking):
@@ -23,13 +25,13 @@ class TrioParking(Parking):
     def waiting(self) -> bool:
         return self._task is not None
 
-    async def park(self) -> None:
-        def abort(_: Any) -> Any:
-            self._task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
+    def park(self) -> Awaitable[None]:
         self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        return trio.lowlevel.wait_task_rescheduled(self._abort)  # noqa: ASYNC105  (the caller awaits it)
+
+    def _abort(self, _: Any) -> Any:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def wake(self) -> None:
         task, self._task = self._task, None
@@ -46,7 +48,7 @@ class TrioLoop(Loop):
     name = "trio"
 
     def __init__(self, tasks: TaskGroup, helpers: TaskGroup) -> None:
-        super().__init__(tasks)
+        super().__init__(tasks, trio.current_time)
         self._helpers = helpers
         self.native = self._token = trio.lowlevel.current_trio_token()
         self._driver = TrioParking()
@@ -57,14 +59,15 @@ class TrioLoop(Loop):
         helpers.start_soon(self._drive)
         helpers.start_soon(self._keep_time)
 
-    def time(self) -> float:
-        return trio.current_time()
-
     def parking(self) -> Parking:
         return TrioParking()
 
     def checkpoint(self) -> Awaitable[None]:
         return trio.lowlevel.checkpoint()  # noqa: ASYNC105  (the caller awaits it)
+
+    def traces(self) -> Callable[[], object]:
+        task = trio.lowlevel.current_task()
+        return lambda: (getrefcount(task), getweakrefcount(task))
 
     @trio.lowlevel.enable_ki_protection
     async def _drive(self) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from channelkit._lifecycle import logger
+from channelkit._loop import tell_no_library
 from channelkit.errors import HandlerError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class WorkerStatistics:
     waiting: int  # threads that wait, or have waited, in a blocking call of ours
     queued_requests: int
     queued_callbacks: int
-    begun: int  # since the start
+    begun: int  # since the start; several messages of one channel may be one
     refused: int  # that found the queue full
     oldest: float  # how long the first in a queue has been there
     waited: float  # all waiting of those that have begun
@@ -76,6 +77,7 @@ class Job:
         self._function = function
         self._args = args
         self._context = copy_context()
+        self._context.run(tell_no_library)  # a worker is no part of our loop: it may run one of its own
         self.kind = kind
         self.state = NEW
         self.queued_at = time.monotonic()
@@ -94,8 +96,8 @@ class Job:
         _here.job = self
         try:
             self.result = self._do()
-        except BaseException as error:  # SystemExit too: it ends the server, as it does on the loop
-            self.error = error
+        except BaseException as error:
+            self.error = _as_the_loop_may_hear_it(error)
         finally:
             _here.job = outer
 
@@ -159,6 +161,19 @@ class Job:
 
     def describe(self) -> str:
         return getattr(self._function, "__qualname__", None) or repr(self._function)
+
+
+def _as_the_loop_may_hear_it(error: BaseException) -> BaseException:
+    """SystemExit and KeyboardInterrupt end the server, as they do on the loop.  Nothing else but an Exception may: a
+    CancelledError out of somebody's own loop on a worker would be taken for a cancellation of this one's tasks."""
+    ends = SystemExit | KeyboardInterrupt
+    if isinstance(error, Exception | ends):
+        return error
+    if isinstance(error, BaseExceptionGroup) and error.subgroup((SystemExit, KeyboardInterrupt)) is not None:
+        return error
+    mistake = HandlerError(f"a plain function raised {type(error).__name__}, which means nothing on a worker thread")
+    mistake.__cause__ = error
+    return mistake
 
 
 def current_job() -> Job | None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from channelkit._threads.jobs import CALLBACK, Job
+from channelkit._threads.jobs import CALLBACK, Job, logged
 from channelkit.errors import ConfigError
 from channelkit.http import Response
 
@@ -32,6 +32,11 @@ def runs_on_loop(function: Any) -> bool:
     return not inspect.isclass(function) and inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
+def is_plain(handler: Any) -> bool:
+    """Whether a handler is a plain function, or an Endpoint of one."""
+    return not runs_on_loop(handler) or getattr(handler, "_plain", False) is True
+
+
 def on_worker(channel: Channel, callback: Callable[..., Any], must: bool = False) -> Callable[..., Job]:
     """`callback` as the loop's side of `channel` calls it.  `must`: it has room even if the queue has none."""
     check_plain(callback)
@@ -39,6 +44,17 @@ def on_worker(channel: Channel, callback: Callable[..., Any], must: bool = False
 
     def call(*args: Any) -> Job:
         return workers.callback(callback, *args, must=must)
+
+    return call
+
+
+def messages_on_worker(channel: Channel, callback: Callable[..., Any]) -> Callable[[Any], Job]:
+    """The same for an `on_receive`: a job takes all messages that wait."""
+    check_plain(callback)
+    workers = channel._exchange.host.workers
+
+    def call(message: Any) -> Job:
+        return workers.messages(channel, callback, message)
 
     return call
 
@@ -51,6 +67,18 @@ def channel_callback(callback: Callable[..., Any] | None, must: bool = False) ->
 
     def call(channel: Channel, *args: Any) -> Job:
         return channel._exchange.host.workers.callback(callback, channel.sync, *args, must=must)
+
+    return call
+
+
+def message_callback(callback: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """The same for an `on_receive`."""
+    if callback is None:
+        return None
+    check_plain(callback)
+
+    def call(channel: Channel, message: Any) -> Job:
+        return channel._exchange.host.workers.messages(channel, callback, channel.sync, message)
 
     return call
 
@@ -72,13 +100,14 @@ _END: Any = object()
 class BodyOnWorkers:
     """An iterable body whose code belongs on a worker, as the loop iterates over it."""
 
-    __slots__ = ("_body", "_iterator", "_lock", "_workers")
+    __slots__ = ("_body", "_iterator", "_lock", "_unwanted", "_workers")
 
     def __init__(self, body: Any, workers: Workers) -> None:
         self._body = body
         self._workers = workers
         self._iterator: Iterator[Any] | None = None
         self._lock = threading.Lock()
+        self._unwanted = False
 
     @classmethod
     def of(cls, value: Any, workers: Workers) -> Any:
@@ -101,20 +130,30 @@ class BodyOnWorkers:
 
     async def aclose(self) -> None:
         """Close the iterable, behind whatever it is doing; nobody waits for that, or a shield might hold for ever."""
+        self._unwanted = True
         if hasattr(self._body, "close") or hasattr(self._iterator, "close"):
             self._workers.start(self._close)
 
     def _next(self) -> Any:
-        with self._lock:
-            if self._iterator is None:
-                self._iterator = iter(self._body)
-            return next(self._iterator, _END)
+        try:
+            with self._lock:
+                if self._iterator is None:
+                    self._iterator = iter(self._body)
+                return next(self._iterator, _END)
+        finally:
+            if self._unwanted:
+                logged(self._close, ())
 
     def _close(self) -> None:
-        with self._lock:
+        """Unless another worker is in it, who then does it at its end: no second place is taken by waiting for that."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             for one in (self._iterator, self._body):
                 if (close := getattr(one, "close", None)) is not None:
                     close()
+        finally:
+            self._lock.release()
 
 
 def _has_code(body: Any) -> bool:

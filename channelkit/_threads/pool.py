@@ -9,7 +9,8 @@ among the *waiting* and its place is free.  It does not queue for a place when i
 that those who have the places wait for.  So a thread for each channel in a blocking loop is fine, up to
 `max_waiting_threads`; and as no place is ever held by a thread that waits for a peer, nobody starves.
 
-All accounting is under one lock.  A job is handed to one thread, which is then woken: no thread wakes up in vain.
+All accounting, in `places`, is under one lock.  A job is handed to one thread, which is then woken: no thread wakes up
+in vain.
 """
 
 from __future__ import annotations
@@ -18,26 +19,20 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from channelkit._lifecycle import logger
-from channelkit._threads.jobs import (
-    BEGUN,
-    CALLBACK,
-    GONE,
-    QUEUED,
-    REQUEST,
-    WAITING,
-    Job,
-    PoolEnded,
-    WorkerStatistics,
-    logged,
-)
+from channelkit._threads.jobs import CALLBACK, REQUEST, Job, PoolEnded, WorkerStatistics, logged
+from channelkit._threads.messages import Messages
+from channelkit._threads.places import Places
 from channelkit.errors import WorkersBusy
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from channelkit._callbacks import Callbacks
     from channelkit._loop import Loop
     from channelkit.config import Config
 
@@ -66,42 +61,24 @@ class Workers:
         self.loop = loop
         self._config = config
         self._executor = config.executor
-        self._lock = threading.Lock()
-        self._queues: tuple[deque[Job], deque[Job]] = (deque(), deque())
-        self._depth = [0, 0]  # of the queues, without those that were given up
-        self._running = [0, 0, 0]
-        self._begun: set[Job] = set()
+        self._places = Places(config)
+        self._lock = self._places.lock
         self._idle: list[_Worker] = []
         self._threads: set[threading.Thread] = set()
         self._named = 0
-        self._count = self._refused = 0
-        self._waited = self._longest = 0.0
+        self._refused = 0
         self._stopped = False
         self._ended = loop.parking()
 
     def statistics(self) -> WorkerStatistics:
         """The numbers now; from any thread."""
-        with self._lock:
-            firsts = [job.queued_at for queue in self._queues if (job := self._first(queue)) is not None]
-            return WorkerStatistics(
-                threads=len(self._threads),
-                requests=self._running[REQUEST],
-                callbacks=self._running[CALLBACK],
-                waiting=self._running[WAITING],
-                queued_requests=self._depth[REQUEST],
-                queued_callbacks=self._depth[CALLBACK],
-                begun=self._count,
-                refused=self._refused,
-                oldest=time.monotonic() - min(firsts) if firsts else 0.0,
-                waited=self._waited,
-                longest=self._longest,
-            )
+        return self._places.statistics(len(self._threads), self._refused)
 
     # -- on the loop
 
     def check_room(self) -> None:
         """Raise WorkersBusy if a request would find no room now."""
-        if self._full(REQUEST):
+        if self._places.full(REQUEST):
             self._refuse()
 
     async def run(self, kind: int, function: Callable[..., Any], *args: Any, must: bool = False) -> Any:
@@ -116,6 +93,30 @@ class Workers:
         """The same as a callback of a channel, begun at once.  Raises PoolEnded, too, if the pool has."""
         return self._submit(Job(self, CALLBACK, function, args), must)
 
+    def messages(self, channel: Callbacks, function: Callable[..., Any], *args: Any) -> Job:
+        """`callback` for an on_receive: `args` end in the message, and those of `channel` that wait are taken too."""
+        return self._submit(Messages(self, channel, function, args), must=False)
+
+    async def run_aside(self, function: Callable[..., Any], *args: Any) -> Any:
+        """`run` in a place of its own, since all others may be taken by what this call is to end."""
+        job = Job(self, CALLBACK, function, args)
+        with self._lock:
+            if self._stopped:
+                raise PoolEnded
+            self._places.begin_aside(job)
+        try:
+            if self._executor is not None:
+                self._executor.submit(self._serve, job).add_done_callback(partial(self._served, job=job))
+            else:
+                with self._lock:
+                    if not self._give(job):
+                        self._refuse()
+        except BaseException:
+            with self._lock:
+                self._places.finished(job)
+            raise
+        return await job
+
     def start(self, function: Callable[..., Any], *args: Any) -> None:
         """`function(*args)` on a worker, as a callback, with nobody waiting for it."""
         self._submit(Job(self, CALLBACK, logged, (function, args)), must=True)
@@ -124,25 +125,20 @@ class Workers:
         with self._lock:
             if self._stopped:
                 raise PoolEnded
-            refused = not must and self._full(job.kind)
+            refused = not must and self._places.full(job.kind)
             if not refused:
-                self._queue(job)
+                self._places.put(job)
                 refused = self._executor is None and not self._dispatch()
         if refused:
             self.give_up(job)
             self._refuse()
         if self._executor is not None:
             try:
-                self._executor.submit(self._serve_one)
+                self._executor.submit(self._serve_one).add_done_callback(self._served)
             except BaseException:
                 if self.give_up(job):  # else a thread that came for one that was given up has begun it
                     raise
         return job
-
-    def _queue(self, job: Job) -> None:
-        job.state = QUEUED
-        self._queues[job.kind].append(job)
-        self._depth[job.kind] += 1
 
     def _refuse(self) -> None:
         self._refused += 1
@@ -152,81 +148,36 @@ class Workers:
         )
 
     def give_up(self, job: Job) -> bool:
-        """Take `job` out of its queue.  False if it is not there: it has begun."""
-        with self._lock:
-            if job.state != QUEUED:
-                return False
-            job.state = GONE  # it is passed over when its turn comes
-            self._depth[job.kind] -= 1
-            queue = self._queues[job.kind]
-            if len(queue) > 2 * self._depth[job.kind] + 64:
-                alive = [one for one in queue if one.state == QUEUED]
-                queue.clear()
-                queue.extend(alive)
-            return True
+        """See `Places.give_up`."""
+        return self._places.give_up(job)
 
     def step_aside(self, job: Job) -> bool:
         """See `Job.step_aside`."""
         if self._executor is not None:
             return True
         with self._lock:
-            if job.kind == WAITING or job.state != BEGUN:
-                return True
-            if self._running[WAITING] >= self._config.max_waiting_threads:
+            if not self._places.may_step_aside(job):
                 return False
-            self._aside(job)
+            self._places.aside(job)
             self._dispatch()
         return True
 
-    def _aside(self, job: Job) -> None:
-        self._running[job.kind] -= 1
-        self._running[WAITING] += 1
-        job.kind = WAITING
-
     # -- handing out, under the lock
-
-    def _has_place(self, kind: int) -> bool:
-        return self._executor is not None or self._running[kind] < self._config.thread
-
-    def _full(self, kind: int) -> bool:
-        beginning = self._executor is None and self._running[kind] < self._config.thread
-        return self._depth[kind] >= self._config.queue_size and not beginning
-
-    @staticmethod
-    def _first(queue: deque[Job]) -> Job | None:
-        while queue and queue[0].state != QUEUED:
-            queue.popleft()
-        return queue[0] if queue else None
-
-    def _next(self) -> Job | None:
-        """The job to begin now, callbacks first, or None; it counts as begun."""
-        for kind in (CALLBACK, REQUEST):
-            if self._has_place(kind) and (job := self._first(self._queues[kind])) is not None:
-                self._queues[kind].popleft()
-                self._begin(job)
-                return job
-        return None
-
-    def _begin(self, job: Job) -> None:
-        job.state = BEGUN
-        self._depth[job.kind] -= 1
-        self._running[job.kind] += 1
-        self._begun.add(job)
-        self._count += 1
-        job.waited = time.monotonic() - job.queued_at
-        self._waited += job.waited
-        self._longest = max(self._longest, job.waited)
 
     def _dispatch(self) -> bool:
         """Give every job that may begin a thread.  False if there is no thread at all to be had."""
-        while (job := self._next()) is not None:
-            if self._idle:
-                worker = self._idle.pop()
-                worker.job = job
-                worker.ready.release()
-            elif not self._hire(job):
-                self._take_back(job)
+        while (job := self._places.next()) is not None:
+            if not self._give(job):
+                self._places.take_back(job)
                 return bool(self._threads)  # one of them comes for it
+        return True
+
+    def _give(self, job: Job) -> bool:
+        if not self._idle:
+            return self._hire(job)
+        worker = self._idle.pop()
+        worker.job = job
+        worker.ready.release()
         return True
 
     def _hire(self, job: Job) -> bool:
@@ -240,15 +191,6 @@ class Workers:
             return False
         self._threads.add(thread)
         return True
-
-    def _take_back(self, job: Job) -> None:
-        job.state = QUEUED
-        self._depth[job.kind] += 1
-        self._running[job.kind] -= 1
-        self._begun.discard(job)
-        self._count -= 1
-        self._waited -= job.waited
-        self._queues[job.kind].appendleft(job)
 
     # -- on the workers
 
@@ -267,8 +209,8 @@ class Workers:
     def _take_next(self, worker: _Worker, job: Job) -> bool:
         """Before anybody hears of the outcome: who hears of it finds the place free.  True if there is nothing."""
         with self._lock:
-            self._finished(job)
-            worker.job = self._next()
+            self._places.finished(job)
+            worker.job = self._places.next()
             if worker.job is not None:
                 return False
             if self._stopped or len(self._idle) >= 2 * self._config.thread:
@@ -280,17 +222,29 @@ class Workers:
     def _serve_one(self) -> None:
         """On a thread of the executor: one job, the most urgent."""
         with self._lock:
-            job = self._next()
+            job = self._places.next()
         if job is not None:
-            job.run()
-            with self._lock:
-                self._finished(job)
-            self._deliver(job)
+            self._serve(job)
 
-    def _finished(self, job: Job) -> None:
-        self._running[job.kind] -= 1
-        self._begun.discard(job)
-        job.state = GONE
+    def _serve(self, job: Job) -> None:
+        job.run()
+        with self._lock:
+            self._places.finished(job)
+        self._deliver(job)
+
+    def _served(self, future: Future[None], job: Job | None = None) -> None:
+        """Its owner may have cancelled it, by `shutdown(cancel_futures=True)`: then one job fewer will be done."""
+        if not future.cancelled():
+            return
+        with self._lock:
+            if job is not None:
+                self._places.finished(job)
+            else:
+                job = self._places.first(CALLBACK) or self._places.first(REQUEST)
+                if job is None or not self.give_up(job):
+                    return
+        job.error = RuntimeError("the executor was shut down, by its owner, before it could do this")
+        self._deliver(job)
 
     def _deliver(self, job: Job) -> None:
         try:
@@ -308,22 +262,28 @@ class Workers:
     # -- the end
 
     @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called: nothing begins any more."""
+        return self._stopped
+
+    @property
     def busy(self) -> bool:
         """Whether anything runs or waits to."""
-        return bool(self._begun) or self._depth != [0, 0]
+        return self._places.busy
 
     def hurry(self) -> None:
-        """Drain's deadline: what runs now may never return and counts no more; so every `on_close` finds a thread."""
+        """Drain's deadline: callbacks that run now may never return and count no more; so every `on_close` finds a
+        thread.  Requests that wait do not begin by it: nobody would hear of them."""
         with self._lock:
-            for job in self._begun:
-                if job.kind != WAITING:
-                    self._aside(job)
+            for job in self._places.begun:
+                if job.kind == CALLBACK:
+                    self._places.aside(job)
             if self._executor is None:
                 self._dispatch()
 
     async def ended(self) -> None:
         """Wait until nothing runs; one task at a time."""
-        while self._begun:
+        while self._places.begun:
             await self._ended.park()
 
     def stop(self) -> None:
@@ -337,8 +297,8 @@ class Workers:
             for worker in self._idle:
                 worker.ready.release()
             self._idle.clear()
-            lost = [job for queue in self._queues for job in queue if job.state == QUEUED] + list(self._begun)
-            stuck = [(job, job.thread) for job in self._begun if job.thread is not None]
+            lost = [*self._places.queued, *self._places.begun]
+            stuck = [(job, job.thread) for job in self._places.begun if job.thread is not None]
             leaving = self._threads.difference(thread for _, thread in stuck)
         end = time.monotonic() + LEAVING
         for thread in leaving:

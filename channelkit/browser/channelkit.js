@@ -55,7 +55,6 @@ const KINDS = { websocket: "websocket", http_stream: "stream", events: "events",
 const NAMES = { websocket: "websocket", stream: "http_stream", events: "events", poll: "long_poll" };
 const DEFAULT_TRANSPORTS = ["websocket", "http_stream", "long_poll"];
 const LONGEST_TIMER = 3600; // seconds; setTimeout takes no more than 2^31 milliseconds
-const POLL_HOLDS = 1; // seconds that a poll lasts where the server is there; where it is not, it fails sooner
 const SLEPT = 5; // seconds by which a timer may be late before the connection is in doubt
 const SAVE_PAUSE = 200; // milliseconds between two saves of a hidden page
 
@@ -122,7 +121,6 @@ export class Channel {
   #kept = ""; // what the saver has of us
   #why = "";
   #failure = "";
-  #triedAt = 0; // when the newest attach was sent
   #attachedBy = ""; // the transport, while attached
   /** @type {Kind | null} */
   #trying = null;
@@ -192,28 +190,17 @@ export class Channel {
 
   /** What carries the newest attachment, or will carry the next. @returns {Transport} */
   get transport() {
-    const { link, kind, wanted } = this.#machine;
-    return NAMES[link === "up" ? kind : wanted];
+    const { attached, kind, wanted } = this.#machine;
+    return NAMES[attached ? kind : wanted];
   }
 
   /** @returns {Change} */
   get status() {
-    const { ending, closing, retryAt, connecting } = this.#machine;
+    const { ending, closing, retryAt, connecting, attached } = this.#machine;
     const waits = ending === null && !connecting && retryAt < Number.MAX_SAFE_INTEGER;
     const nextTry = waits ? Date.now() + Math.max(0, retryAt - this.#now()) * 1000 : null;
-    const state = ending ? "closed" : closing ? "closing" : this.#attached ? "attached" : waits ? "detached" : "connecting";
+    const state = ending ? "closed" : closing ? "closing" : attached ? "attached" : waits ? "detached" : "connecting";
     return { state, transport: this.transport, why: this.#why, nextTry: state === "detached" ? nextTry : null };
-  }
-
-  /** A poll shows its hello only with what it brings: one that waits counts, at once if all went well before. */
-  get #attached() {
-    const { link, kind, wanted, hadHello } = this.#machine;
-    if (link === "up") return true;
-    return kind === "poll" && wanted === "poll" && hadHello && link === "sent" && this.#now() >= this.#waitsAt;
-  }
-
-  get #waitsAt() {
-    return this.#triedAt + (this.#machine.failures > 0 ? POLL_HOLDS : 0);
   }
 
   /** The numbers. */
@@ -410,8 +397,6 @@ export class Channel {
         for (const wake of this.#flushers.splice(0)) wake();
         break;
       case "attached":
-        this.#trying = null;
-        break;
       case "detached": break;
       case "ended": this.#over(action.ending); break;
       case "drained":
@@ -422,7 +407,6 @@ export class Channel {
       case "open":
         if (action.do === "open" || action.kind !== "websocket") {
           this.#tries += 1;
-          this.#triedAt = this.#now();
           this.#trying = action.do === "open" ? "websocket" : action.kind;
         }
         this.#links.act(action);
@@ -435,7 +419,8 @@ export class Channel {
   /** After everything was done: if an attach came to nothing, choose what is tried next. */
   #next() {
     const machine = this.#machine;
-    if (machine.ending !== null || machine.connecting || machine.link === "up" || this.#trying === null) return;
+    if (machine.link === "up") this.#trying = null;
+    if (machine.ending !== null || machine.connecting || this.#trying === null) return;
     const tried = this.#trying;
     this.#trying = null;
     if (machine.wanted === tried && machine.failures > 0) machine.wanted = this.#ladder.failed(tried);
@@ -461,15 +446,13 @@ export class Channel {
   }
 
   #tellChange() {
-    const { link, kind, retryAt, ending } = this.#machine;
-    if (this.#attached && this.#attachedBy !== kind) {
+    const { attached, kind, retryAt } = this.#machine;
+    if (attached && this.#attachedBy !== kind) {
       this.#attachedBy = kind;
       this.#attaches += 1;
       this.#why = "";
       this.#ladder.attached(kind, this.#now());
-    } else if (!this.#attached) {
-      // Between two polls that went well a poller is attached all the same: the next one is on its way.
-      if (this.#attachedBy === "poll" && ending === null && link === "none" && this.#machine.failures === 0) return;
+    } else if (!attached) {
       this.#attachedBy = "";
     }
     const status = this.status;
@@ -491,9 +474,7 @@ export class Channel {
   /** See that `tick` is called in time. */
   #arm() {
     if (this.#machine.drained) return;
-    const { deadline, kind, link } = this.#machine;
-    const shows = kind === "poll" && link === "sent" && !this.#attached ? this.#waitsAt : Infinity;
-    const at = Math.min(deadline, this.#ladder.climbAt, shows);
+    const at = Math.min(this.#machine.deadline, this.#ladder.climbAt);
     if (this.#timer !== undefined && at >= this.#armed) return; // it comes earlier, and looks again
     clearTimeout(this.#timer);
     this.#timer = undefined;

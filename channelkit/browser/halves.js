@@ -1,5 +1,5 @@
-// The two halves of a direction, and the uplink by POST (docs/protocol.md, sections 1, 4 and 6).  Pure; the twins of
-// channelkit/session/sender.py, receiver.py, uplink.py and pacing.py.
+// The two halves of a direction (docs/protocol.md, sections 1 and 4).  Pure; the twins of channelkit/session/sender.py,
+// receiver.py and pacing.py.
 import { endFrame, numbered } from "./frames.js";
 
 /** @typedef {import("./frames.js").Numbered} Numbered */
@@ -135,68 +135,5 @@ export class Receiver {
     this.have = this.recv;
     this.takenBytes = 0;
     return ended;
-  }
-}
-
-/** @typedef {{do: "post", number: number, a: number, ack: number, frames: Numbered[]}} Post */
-
-/** `inFlight` is the batch without answer; `taken` what a 200 said the server has, acknowledged or not. */
-export class Uplink {
-  /** @type {Post | null} */
-  inFlight = null;
-  count = 0;
-  taken = 0;
-  failures = 0;
-  notBefore = 0;
-  until = NEVER;
-
-  /** @param {() => number} jitter */
-  constructor(jitter) {
-    this.jitter = jitter;
-  }
-
-  /** What the server is not known to have, up to a size; one message at least. @param {Sender} sender @param {number} most */
-  batch(sender, most) {
-    const frames = [];
-    let size = 0;
-    for (const frame of sender.after(Math.max(sender.acked, this.taken))) {
-      if (size > 0 && size + frame.size > most) break;
-      frames.push(frame);
-      size += frame.size;
-    }
-    return frames;
-  }
-
-  /** Whether everything kept was taken and an acknowledgement is awaited: an empty batch asks for it.
-   * @param {Sender} sender */
-  asks(sender) {
-    return sender.frames.length > 0 && this.taken >= sender.sent;
-  }
-
-  /** @param {number} a @param {number} ack @param {Numbered[]} frames @param {number} until @returns {Post} */
-  begin(a, ack, frames, until) {
-    this.count += 1;
-    this.until = until;
-    return (this.inFlight = { do: "post", number: this.count, a, ack, frames });
-  }
-
-  /** The batch is in flight no more: answered, failed, or given up. */
-  landed() {
-    const post = /** @type {Post} */ (this.inFlight);
-    this.inFlight = null;
-    this.until = NEVER;
-    return post;
-  }
-
-  /** Back off. @param {number} now @param {number} grace @param {number} least */
-  wait(now, grace, least = 0) {
-    this.failures += 1;
-    this.notBefore = now + Math.max(least, backoff(this.failures, this.jitter(), grace));
-  }
-
-  /** Something was acknowledged: no reason to wait. */
-  progress() {
-    this.failures = 0;
-    this.notBefore = 0;
   }
 }

@@ -92,9 +92,11 @@ export class Links {
     const { machine, now, run, tell, fail } = this.host;
     const { base, headers, credentials, cookie, fetch } = this.network;
     let response;
+    const stop = new AbortController();
+    const timer = setTimeout(() => stop.abort(), machine.config.openTimeout * 1000);
     try {
       const url = `${base}?a=${a}${cookie ? "&cookie=1" : ""}`;
-      response = await fetch(url, { method: "POST", cache: "no-store", credentials, headers });
+      response = await fetch(url, { method: "POST", cache: "no-store", credentials, headers, signal: stop.signal });
       const body = await response.text();
       if (response.status === 201) {
         const hello = readHello(JSON.parse(body));
@@ -108,15 +110,17 @@ export class Links {
       }
     } catch (error) {
       tell(`${base}: ${message(error)}`);
+    } finally {
+      clearTimeout(timer);
     }
     run(machine.createFailed(now(), retryAfter(response)));
   }
 
-  /** @param {import("./halves.js").Post} post */
+  /** @param {import("./uplink.js").Post} post */
   async #post({ number, a, ack, frames }) {
     const { machine, now, run, tell } = this.host;
     const stop = (this.#posting = new AbortController());
-    const timer = setTimeout(() => stop.abort(), (machine.config.postTimeout + 1) * 1000); // given up by then
+    const timer = setTimeout(() => stop.abort(), (machine.uplink.until + 1 - now()) * 1000); // given up by then
     let [answer, status, wait] = [{ code: /** @type {string | null} */ (null), ack: /** @type {number | null} */ (null) }, 0, 0];
     try {
       const body = frames.map(encodeLine).join("");
@@ -170,10 +174,9 @@ export class Links {
       const query = `?a=${a}&ack=${ack}${kind === "poll" ? `&wait=${wait}` : ""}`;
       const response = await this.#fetch(`/${kind}${query}`, { signal: stop.signal });
       if (response.status === 200) {
-        await this.#read(attachment, kind, response);
+        clean = await this.#read(attachment, kind, response);
         this.#plainEvents = true;
-        clean = true;
-        tell("the response ended");
+        tell(clean ? "the response ended" : `${kind} answered 200, and nothing of a session`);
       } else if (response.status === 204 && kind === "poll") {
         clean = true;
       } else {
@@ -192,17 +195,23 @@ export class Links {
     run(machine.ended(attachment, now(), clean));
   }
 
-  /** @param {number} attachment @param {string} kind @param {Response} response */
+  /** Read a response to its end; whether any frames came. @param {number} attachment @param {string} kind
+   * @param {Response} response */
   async #read(attachment, kind, response) {
     const { machine, now, run, pull } = this.host;
+    let came = false;
     const { max } = machine.terms;
     const frames = kind === "events" ? new EventFrames(max) : new LineFrames(max);
     const reader = /** @type {ReadableStream<Uint8Array>} */ (response.body).getReader();
     for (let piece; !(piece = await reader.read()).done; ) {
       machine.heard(attachment, now());
-      for (const frame of frames.feed(piece.value)) run(machine.received(attachment, frame, now()));
+      for (const frame of frames.feed(piece.value)) {
+        came = true;
+        run(machine.received(attachment, frame, now()));
+      }
       pull();
     }
+    return came;
   }
 
   // -- EventSource: only where the authority is a cookie, since it can set no header
@@ -219,11 +228,11 @@ export class Links {
     const url = `${base}/${machine.sid}/events?a=${a}&ack=${ack}`;
     const source = new Source(url, { withCredentials: credentials === "include" });
     this.#plainEvents = false;
-    const over = (/** @type {string} */ why) => {
+    const over = (/** @type {string} */ why, clean = false) => {
       source.close(); // it would come again by itself, but not with our numbers
       this.#open.delete(attachment);
       tell(why);
-      run(machine.ended(attachment, now()));
+      run(machine.ended(attachment, now(), clean));
     };
     for (const type of ["ck-hello", "message", "ck-j", "ck-b", "ck-end"]) {
       source.addEventListener(type, (event) => {
@@ -239,7 +248,8 @@ export class Links {
       });
     }
     source.addEventListener("ck-refused", () => over("events: the server is busy"));
-    source.onerror = () => over("events: the connection ended");
+    // Rotated or cut, it does not say; it is closed already (2) if coming again would be of no use.
+    source.onerror = () => over("events: the connection ended", source.readyState !== 2);
     this.#open.set(attachment, { drop: () => source.close() });
   }
 

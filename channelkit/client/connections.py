@@ -112,9 +112,12 @@ class Connections:
             self._fail(f"cannot reach {self._address.origin}: {error.strerror or error}; does the server run there?")
 
     def _not_there(self, status: int, code: str | None) -> None:
-        if not self._machine.had_hello and 400 <= status < 500 and status != 429:
-            what = f"{status}{f' {code}' if code else ''}"
-            self._fail(f"{self._address.origin}{self._address.base} answered {what}; is that the URL of an Endpoint?")
+        """Instead of a session came this answer: one that will not change is told now, any other at the end."""
+        answered = f"{self._address.origin}{self._address.base} answered {status}{f' {code}' if code else ''}"
+        if status >= 500 or status == 429 or (status < 400 and self._machine.sid is not None):
+            self._channel.trouble = answered  # also a gate of the network, before a session that waits behind it
+        elif not self._machine.had_hello:
+            self._fail(f"{answered}; is that the URL of an Endpoint?")
 
     def _fail(self, text: str) -> None:
         self._channel.failure = ConnectFailed(text)
@@ -125,13 +128,16 @@ class Connections:
     async def _create(self, action: Create) -> None:
         hello, retry_after = None, 0.0
         try:
-            async with self._http.request("POST", self._address.target(None, a=action.a)) as answer:
-                body = await answer.body()
+            with anyio.fail_after(self._machine.config.open_timeout):
+                async with self._http.request("POST", self._address.target(None, a=action.a)) as answer:
+                    body = await answer.body()
             if answer.status == 201:
                 hello = read_server_hello(ndjson.loads(body.decode()))
             else:
                 retry_after = answer.retry_after
                 self._not_there(answer.status, decode_answer(body)[0])
+        except TimeoutError:
+            self._channel.trouble = f"{self._address.origin} did not answer in time"
         except FAILURES as error:
             self._unreachable(error)
         except (BadMessage, ValueError):
@@ -184,10 +190,9 @@ class Connections:
         self._channel.do(self._machine.ended(action.attachment, anyio.current_time(), clean=clean))
 
     async def _answered(self, action: Attach, answer: HttpAnswer) -> bool:
-        """One answer to its end; whether it was whole."""
+        """One answer to its end; whether it was whole, and the server's."""
         if answer.status == 200:
-            await self._frames(action, answer)
-            return True
+            return await self._frames(action, answer)
         body = await answer.body()
         if answer.status == 204 and action.kind is Kind.POLL:
             return True
@@ -206,7 +211,9 @@ class Connections:
         async with self._http.request("POST", target, [*self._authorized(), *NDJSON], b"") as answer:
             return answer.status, *decode_answer(await answer.body())
 
-    async def _frames(self, action: Attach, answer: HttpAnswer) -> None:
+    async def _frames(self, action: Attach, answer: HttpAnswer) -> bool:
+        """Whether any came."""
+        came = False
         limit = self._machine.terms.max_message
         reader: EventFrames | LineFrames = (
             EventFrames(limit) if action.kind is Kind.EVENTS else LineFrames(limit, read_server_hello)
@@ -214,8 +221,10 @@ class Connections:
         async for chunk in answer.chunks():
             self._machine.heard(action.attachment, anyio.current_time())
             for frame in reader.feed(chunk):
+                came = True
                 self._channel.do(self._machine.received(action.attachment, frame, anyio.current_time()))
             self._channel.pull()
+        return came
 
     # -- WebSockets
 

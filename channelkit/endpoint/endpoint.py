@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, cast
 from channelkit import registry
 from channelkit._lifecycle import logger
 from channelkit._threads.jobs import REQUEST
-from channelkit._threads.plain import channel_callback, runs_on_loop
+from channelkit._threads.plain import channel_callback, message_callback, runs_on_loop
 from channelkit.channel import Channel
 from channelkit.config import SessionConfig
+from channelkit.endpoint import company
 from channelkit.endpoint.addresses import Address, parse_address
 from channelkit.endpoint.admission import COOKIE, Admission, Authenticate, credential
 from channelkit.endpoint.cors import Cors, Fields, checked_origins, is_preflight, with_fields
@@ -82,7 +83,7 @@ class Endpoint:
         self._plain = isinstance(self._handler, _PlainHandler)
         if self._plain:
             on_open, on_close = channel_callback(on_open, must=True), channel_callback(on_close, must=True)
-            on_receive = channel_callback(on_receive)
+            on_receive = message_callback(on_receive)
         self._transports = _names(transports)
         config = session or SessionConfig()
         listed = checked_origins(origins)
@@ -90,6 +91,7 @@ class Endpoint:
         self._admission = Admission(authenticate, listed, failures, plain=self._plain)
         self._cors = Cors(listed, config.preflight_age)
         self._callbacks: dict[str, Any] = {"on_open": on_open, "on_receive": on_receive, "on_close": on_close}
+        company.warn()
         self._sessions = Sessions(config, failures, self._begin, plain=self._plain)
 
     def __repr__(self) -> str:
@@ -242,13 +244,16 @@ class Endpoint:
 
     def _create(self, request: Request, principal: Any) -> Response:
         query = parse_query(request.query_params)
+        by_cookie = request.query_params.get("cookie") == "1"
+        if by_cookie and ";" in request.raw_path:  # which ends a cookie's Path (RFC 6265 4.1.1), and begins what else?
+            raise BadRequest(400, "no cookie can be for a path with a semicolon")
         made = self._sessions.make(request, unanswered(request), principal, query.a)
         if isinstance(made, Refusal):
             return refusal_response(made)
         live, secret = made
         path = f"{_path(request)}/{live.machine.sid}"
         headers = [("Location", path), ("Content-Type", "application/json"), *NO_STORE]
-        if request.query_params.get("cookie") == "1":
+        if by_cookie:
             cookie = f"{COOKIE}={secret}; HttpOnly; Secure; SameSite=Strict; Path={path}"
             headers.append(("Set-Cookie", cookie))
         return Response(201, headers, _hello_body(live, secret))

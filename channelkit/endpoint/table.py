@@ -48,18 +48,14 @@ class Sessions:
         self._plain = plain  # the handler needs a worker
         self._begin = begin
         self._sessions: dict[str, _Kept] = {}
-        self._owners: Counter[Hashable] = Counter()
+        self.count = 0  # of those that are open
+        self._owners: Counter[Hashable] = Counter()  # whose they are
         self._ended: deque[tuple[float, LiveSession]] = deque()  # tombstones, by when they may be forgotten
-
-    @property
-    def count(self) -> int:
-        """How many are open."""
-        return self._owners.total()
 
     def channel(self, session_id: str) -> SessionChannel | None:
         """The channel of an open session, or None."""
         kept = self._sessions.get(session_id)
-        return None if kept is None or kept.live.machine.over else kept.live.channel
+        return None if kept is None else kept.live.channel
 
     def proven(self, loop: Loop, sid: str | None, secret: str | None) -> bool:
         """Whether this is the secret of this session, whoever asks."""
@@ -101,10 +97,10 @@ class Sessions:
         if isinstance(principal, Refusal):
             return principal
         self._forget(exchange.loop)
-        owner = principal if principal is not None else request.client and request.client[0]
+        owner = principal if principal is not None else place_of(request.client)
         if exchange.host.stopping:
             return refusals.draining(None)
-        if self._owners.total() >= self.config.max_sessions:
+        if self.count >= self.config.max_sessions:
             exchange.loop.tally.hit("max_sessions", "a session was not made")
             return refusals.crowded()
         if self._owners[owner] >= self.config.max_sessions_per_principal:
@@ -120,10 +116,12 @@ class Sessions:
         live = LiveSession(machine, request, exchange, principal, self._begin, self._over)
         self._sessions[machine.sid] = _Kept(live, secret, owner)
         self._owners[owner] += 1
+        self.count += 1
         return live, secret
 
     def _over(self, live: LiveSession) -> None:
         kept = self._sessions[live.machine.sid]
+        self.count -= 1
         self._owners[kept.owner] -= 1
         if not self._owners[kept.owner]:
             del self._owners[kept.owner]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from channelkit.errors import BadMessage
 from channelkit.handlers import unanswered
+from channelkit.session import refusals
 from channelkit.session.query import Query, parse_query
 from channelkit.session.refusals import Refusal
 from channelkit.transports.session_http import refusal_response
@@ -52,6 +54,10 @@ class Visit:
     def welcome(self, hello: ClientHello) -> tuple[LiveSession, str | None] | Refusal:
         sid = self._sid or hello.sid
         if sid is None:
+            if hello.secret is not None:
+                return refusals.malformed(BadMessage("hello: a secret without the sid it belongs to"))
+            if hello.recv:
+                return refusals.out_of_range(0)  # of a session that nobody made yet
             return self._sessions.make(self.request, self.exchange, self._principal, hello.a)
         secret = hello.secret or self._secret
         found = self._sessions.find(self.request, self.exchange.loop, sid, secret, self._principal)

@@ -34,8 +34,7 @@ class ServerCore(Draining):
             max_headers=config.max_headers,
             max_body=config.max_body,
         )
-        self._start = loop.starter(handlers)
-        self._name = getattr(handler, "__qualname__", None) or repr(handler)
+        self._start = loop.starter(handlers, getattr(handler, "__qualname__", None) or repr(handler))
         current_timers.set(TimerService(loop, self.workers))
         self._context = copy_context()  # that of handlers: not of what the loop is doing when a request comes
 
@@ -45,11 +44,11 @@ class ServerCore(Draining):
         return HttpConnection(self, link)
 
     def handle(self, request: Request, exchange: HttpExchange) -> None:
-        """Run the handler for `request` in a task of its own."""
+        """Run the handler for `request` soon, in a task."""
         self.running += 1
         self.loop.meters.requests += 1
         # In the server's own context: a pipelined request must not inherit what its predecessor's handler had set.
-        self._start(self._context.copy(), self._name, self._handle, request, exchange)
+        self._start(self._context.copy(), self._handle, request, exchange)
 
     async def _handle(self, request: Request, exchange: HttpExchange) -> None:
         try:

@@ -285,10 +285,11 @@ class HttpConnection:
     def _next(self) -> None:
         self._exchange = None
         self._served = True
-        self._reader.next_request()
+        more = self._reader.next_request()
         self._deadline.set(self.config.keep_alive_timeout)
-        self._read_on()
-        if self._reader.buffered or self._eof:
+        if self._held_back:
+            self._read_on()
+        if more or self._eof:
             self._go_on_soon()
 
     def _go_on_soon(self) -> None:

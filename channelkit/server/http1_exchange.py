@@ -17,7 +17,17 @@ from channelkit.errors import BadRequest, HandlerError
 from channelkit.spi import HttpExchange, HttpWire, Listener, WebSocketExchange
 from channelkit.wire.deflate import agree
 from channelkit.wire.http1_requests import RequestHead
-from channelkit.wire.http1_responses import CONTINUE, LAST_CHUNK, bodiless, chunk, http_date, response_head
+from channelkit.wire.http1_responses import (
+    CONTINUE,
+    LAST_CHUNK,
+    bodiless,
+    chunk,
+    date_line,
+    field_line,
+    http_date,
+    response_head,
+    status_line,
+)
 from channelkit.wire.websocket_handshake import check_upgrade, offered_extensions, sec_websocket_accept
 
 if TYPE_CHECKING:
@@ -28,6 +38,8 @@ WAITING, STARTED, FINISHED, OVER = range(4)
 
 #: Fields that say how a message is framed or a connection kept: the server's business, not the handler's.
 _FRAMING = frozenset({"content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "trailer"})
+#: Those that one status keeps as given; RFC 9110 15.4.5: the length a 200 would have had.
+_KEPT = {"upgrade": 426, "content-length": 304}
 _HANDSHAKE = frozenset({"sec-websocket-accept", "sec-websocket-protocol", "sec-websocket-extensions", "date"})
 
 
@@ -112,54 +124,56 @@ class Http1Exchange(HttpExchange):
         if self._state != WAITING:
             raise HandlerError("the response has begun already; a request has one answer")
         lines, close = self._own_lines(status, headers)
-        chunked = False
-        if bodiless(status):
+        empty, chunked = bodiless(status), False
+        bare = empty or self.head.method == "HEAD"
+        if empty:
             if status == 205:
-                lines.append(("Content-Length", "0"))
+                lines.append(b"Content-Length: 0\r\n")
         elif length is not None:
-            lines.append(("Content-Length", str(length)))
+            lines.append(b"Content-Length: %d\r\n" % length)
         elif self.head.http_version == "1.1":
-            if self.body_allowed:
-                lines.append(("Transfer-Encoding", "chunked"))
+            if not bare:
+                lines.append(b"Transfer-Encoding: chunked\r\n")
                 chunked = True
         else:
-            close = close or self.body_allowed  # RFC 9112 6.3: the end of the connection is the end of the body
+            close = close or not bare  # RFC 9112 6.3: the end of the connection is the end of the body
         if close or not self._connection.may_keep_alive(self):
             self.keep_alive = False
-            lines.append(("Connection", "close, upgrade" if status == 426 else "close"))  # RFC 9110 7.8
+            # RFC 9110 7.8
+            lines.append(b"Connection: close, upgrade\r\n" if status == 426 else b"Connection: close\r\n")
         elif self.head.http_version == "1.0":
-            lines.append(("Connection", "keep-alive"))
-        data = response_head(status, lines)  # raises before anything is written
+            lines.append(b"Connection: keep-alive\r\n")
+        lines.append(b"\r\n")
         self._chunked = chunked
-        self._no_body = bodiless(status) or not self.body_allowed
-        self._remaining = None if self._no_body or chunked else length
+        self._no_body = bare
+        self._remaining = None if bare or chunked else length
         self._state = STARTED
         self.status = status
         self.loop.meters.responses[status] += 1
-        self._connection.link.write(data)
-        return not self._no_body
+        self._connection.link.write(b"".join(lines))
+        return not bare
 
-    def _own_lines(self, status: int, headers: Iterable[tuple[str, str]]) -> tuple[list[tuple[str, str]], bool]:
-        """The handler's lines without framing, with Server and Date unless given; and whether it wants to close."""
-        lines: list[tuple[str, str]] = []
+    def _own_lines(self, status: int, headers: Iterable[tuple[str, str]]) -> tuple[list[bytes], bool]:
+        """The status line and the handler's, without framing, with Server and Date unless given; and whether it wants
+        to close.  Raises before anything is written.
+        """
+        lines = [status_line(status)]
         close = has_date = has_server = False
         for name, value in headers:
             lower = name.lower()
             if lower in _FRAMING:
-                if lower == "connection":
-                    close = close or "close" in value.lower()
-                elif lower == "upgrade" and status == 426:
-                    lines.append((name, value))
-                elif lower == "content-length" and status == 304:
-                    lines.append((name, value))  # RFC 9110 15.4.5: the length a 200 would have had
-                continue
-            has_date = has_date or lower == "date"
-            has_server = has_server or lower == "server"
-            lines.append((name, value))
+                close = close or (lower == "connection" and "close" in value.lower())
+                if _KEPT.get(lower) != status:
+                    continue
+            elif lower == "date":
+                has_date = True
+            elif lower == "server":
+                has_server = True
+            lines.append(field_line(name, value))
         if not has_server and self.config.server_header is not None:
-            lines.append(("Server", self.config.server_header))
+            lines.append(field_line("Server", self.config.server_header))
         if not has_date:
-            lines.append(("Date", http_date(time.time())))
+            lines.append(date_line(int(time.time())))
         return lines, close
 
     def write(self, wire: HttpWire) -> None:

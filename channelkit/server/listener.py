@@ -16,7 +16,7 @@ from channelkit.server.certificates import Certificates
 from channelkit.server.unix_listener import listen_unix
 
 if TYPE_CHECKING:
-    from channelkit.server.pump.reactor import Listener
+    from channelkit.server.pump.accepting import Listener
 
 
 class Opened:

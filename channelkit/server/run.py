@@ -10,7 +10,7 @@ from typing import Any, Literal, Unpack
 import anyio
 from anyio.abc import TaskStatus
 
-from channelkit._draining import OnStop, on_stop_of
+from channelkit._draining import LastAct, OnStop, on_stop_of
 from channelkit._lifecycle import logger
 from channelkit._loop import Loop, open_loop
 from channelkit._threads.jobs import current_job
@@ -51,7 +51,7 @@ class Server:
         self._life: Life | None = None
         self._wanted: anyio.Event | None = None
         self._hurry: anyio.CancelScope | None = None
-        self._on_stop: OnStop | None = None
+        self._on_stop: LastAct | None = None
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -278,12 +278,12 @@ async def serve(
     `lifespan` makes an async context manager that is opened before the server listens and closed after it has
     drained; by default it is the handler's own `lifespan`, if it has one, as an `ASGIHandler` does.  `on_stop()` is
     called when it begins to stop, before anything is closed, and awaited if it is asynchronous: the time to say a last
-    word to everybody; by default the handler's own `on_stop`, if it has one.  It is part of the patience, is cancelled
-    with it, and is not called when `serve` is cancelled.  `options` are the
-    fields of `Config`.  Reports its `Server` once it listens, or was stopped before.  In the main thread SIGINT and
-    SIGTERM stop it with the patience of `drain_timeout`, a second one at once (what closes the lifespan is cancelled by
-    one more), and with `ssl=TLS(...)` SIGHUP reads the certificates again; `handle_signals=False` leaves all of them
-    alone.
+    word to everybody; by default the handler's own `on_stop`, if it has one.  A plain one beside a plain handler runs
+    on a worker.  It is part of the patience, is cancelled with it, and is not called when `serve` is cancelled.
+    `options` are the fields of `Config`.  Reports its `Server` once it listens, or was stopped before.  In the main
+    thread SIGINT and SIGTERM stop it with the patience of `drain_timeout`, a second one at once (what closes the
+    lifespan is cancelled by one more), and with `ssl=TLS(...)` SIGHUP reads the certificates again;
+    `handle_signals=False` leaves all of them alone.
     Cancelled, it closes every channel with 1001, runs every `on_close`, and cuts the rest.
 
     Raises ConfigError for options or a handler that cannot work, OSError if it cannot listen; what the lifespan

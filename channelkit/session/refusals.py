@@ -49,7 +49,9 @@ class Refusal:
 
     @property
     def close_reason(self) -> str:
-        """The reason beside it: the code, and the acknowledgement if there is one."""
+        """The reason beside it: the code, and the acknowledgement if there is one, or what is malformed."""
+        if self.status == 400:
+            return f"{self.code} {self.reason}"
         return self.code if self.ack is None else f"{self.code} {self.ack}"
 
 

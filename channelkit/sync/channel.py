@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from channelkit._lifecycle import OPEN
 from channelkit._threads.crossing import MUST_WAIT, LoopEnded, ask, wait_for
-from channelkit._threads.plain import BodyOnWorkers, on_worker
+from channelkit._threads.plain import BodyOnWorkers, messages_on_worker, on_worker
 from channelkit.errors import ChannelClosed
 from channelkit.status import CloseInfo, CloseStatus
 from channelkit.sync.request import SyncRequest
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_making = threading.Lock()
+_making = threading.RLock()  # a signal's handler may ask for a view too
 
 
 class SyncChannel:
@@ -195,7 +195,7 @@ class SyncChannel:
 
     def on_receive(self, callback: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Call `callback(message)` on a worker for each message.  As `Channel.on_receive`; also a decorator."""
-        call = on_worker(self._channel, callback)
+        call = messages_on_worker(self._channel, callback)
         self._ask(lambda: self._channel.on_receive(call))
         return callback
 
@@ -297,5 +297,6 @@ def view(channel: Channel) -> SyncChannel:
     """The one blocking view of `channel`."""
     with _making:
         if channel._sync is None:
-            channel._sync = SyncChannel(channel)
+            made = SyncChannel(channel)
+            channel._sync = channel._sync or made
         return channel._sync

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from channelkit.http import Response
+from channelkit.http import Response, header_lines
 from channelkit.responding import ANSWERED, Answered
 from channelkit.session.actions import Finish, Kind
 from channelkit.session.codec import encode_line
 from channelkit.session.refusals import Refusal
-from channelkit.spi import SPI_VERSION, HttpExchange
+from channelkit.spi import SPI_VERSION, HttpExchange, HttpWire
 from channelkit.transports.session_http import NDJSON, NO_STORE, refusal_response
 
 if TYPE_CHECKING:
     from channelkit.session.frames import Frame
     from channelkit.spi import Session, Visit
+
+PIECE = 64 * 1024  # at once: an ASGI host takes a piece of any size, and only lets the next one wait
 
 
 class PollSessions:
@@ -33,42 +35,44 @@ class PollSessions:
         session = visit.session()
         if isinstance(session, Refusal):
             return refusal_response(session)
-        answer = await PollCarrier(session, visit.exchange).answered(query.a, query.ack, query.wait)
-        return ANSWERED if answer is None else answer
+        refusal = await PollCarrier(session, visit.exchange, visit.fields).answered(query.a, query.ack, query.wait)
+        return ANSWERED if refusal is None else refusal_response(refusal)
 
 
 class PollCarrier:
-    """One poll.  `spi.Listener` of its exchange, and the session's carrier until it is answered."""
+    """One poll.  `spi.Listener` of its exchange until its answer has left, and the session's carrier until it has one.
 
-    __slots__ = ("_answer", "_body", "_exchange", "_gone", "_news", "_number", "_session")
+    It writes the answer itself, for one reason: a client that does not read its answers and polls again, and again,
+    must not have the server keep all of them (`drop`).
+    """
 
-    def __init__(self, session: Session, exchange: HttpExchange) -> None:
+    __slots__ = ("_body", "_exchange", "_fields", "_news", "_over", "_session", "__weakref__")
+
+    def __init__(self, session: Session, exchange: HttpExchange, fields: tuple[tuple[str, str], ...] = ()) -> None:
         self._session = session
         self._exchange = exchange
-        self._number: int | None = None
+        self._fields = fields
         self._body: bytes | None = None
-        self._answer: Response | None = None
-        self._gone = False
+        self._over = False  # the answer has left, or the client has gone
         self._news = exchange.loop.parking()
 
-    async def answered(self, a: int, ack: int, wait: float) -> Response | None:
-        """Attach and wait for the answer; None if the client has gone."""
-        self._exchange.listener = self
+    async def answered(self, a: int, ack: int, wait: float) -> Refusal | None:
+        """Attach and wait until it is answered or the client gone.  A refusal is the caller's to answer."""
+        exchange = self._exchange
+        exchange.listener = self
         result = self._session.attach(Kind.POLL, a, ack, self, wait)
         if isinstance(result, Refusal):
-            self._exchange.listener = None
-            return refusal_response(result)
-        self._number = result
-        self._exchange.watch_client()
+            exchange.listener = None
+            return result
+        exchange.watch_client()
         try:
-            while self._answer is None and not self._gone:
+            while not (exchange.started or self._over):
                 await self._news.park()
         finally:
-            if self._answer is None:
+            if not exchange.started:
                 self._session.detached(result)  # gone, or cancelled
-            if self._exchange.listener is self:
-                self._exchange.listener = None
-        return self._answer
+                exchange.listener = None
+        return None
 
     # -- spi.Carrier
 
@@ -76,13 +80,28 @@ class PollCarrier:
         self._body = b"".join(map(encode_line, frames))
 
     def finish(self, action: Finish) -> None:
-        if self._body is not None:
-            self._answer = Response(200, [NDJSON, *NO_STORE], self._body)
+        body, self._body = self._body, None
+        if body is not None:
+            self._answer(Response(200, [NDJSON, *NO_STORE], body))
         elif action.refusal is not None:
-            self._answer = refusal_response(action.refusal)
+            self._answer(refusal_response(action.refusal))
         else:
-            self._answer = Response(204, [*NO_STORE])
+            self._answer(Response(204, [*NO_STORE], b""))
         self._news.wake()
+
+    def _answer(self, response: Response) -> None:
+        if not self._over:
+            body = response.body
+            assert isinstance(body, bytes)
+            if self._exchange.start(response.status, [*header_lines(response.headers), *self._fields], len(body)):
+                for start in range(0, len(body), PIECE):
+                    self._exchange.write(HttpWire(body[start : start + PIECE]))
+            self._exchange.finish()
+
+    def drop(self) -> None:
+        """The session has another connection now, which gets all of this again: keep no answer that is not read."""
+        if not self._over and self._exchange.outbox.unsent > self._exchange.config.soft_mark:
+            self._exchange.abort()
 
     # -- spi.Listener
 
@@ -90,10 +109,11 @@ class PollCarrier:
         """An answer is written whole."""
 
     def finished(self) -> None:
-        """Nobody listens any more when the answer is written."""
+        self._over = True
+        self._exchange.listener = None
 
     def lost(self, error: Exception | None) -> None:
-        self._gone = True
+        self.finished()
         self._news.wake()
 
     def going_away(self, now: bool) -> None:

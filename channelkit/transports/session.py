@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextvars
 import math
-from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
+import weakref
+from collections.abc import Callable, Hashable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from channelkit._deadline import Deadline
 from channelkit._lifecycle import NEW
@@ -34,16 +35,17 @@ class LiveSession:
     __slots__ = (
         "_armed",
         "_carriers",
+        "_channel",
         "_context",
         "_deadline",
         "_direct",
         "_doing",
         "_host",
+        "_leaving",
         "_over",
         "_pulling",
         "_sender",
         "_start",
-        "channel",
         "loop",
         "machine",
         "principal",
@@ -68,15 +70,21 @@ class LiveSession:
         self._carriers: dict[int, Carrier] = {}
         self._doing = Doing(self._act)
         self._direct: Callable[[int, Parcel], None] | None = None  # how a message is simply written, if it can be
+        self._leaving: weakref.ref[Any] | None = None  # the last one that was finished, if it has a `drop`
         self._pulling = False  # until the handler has begun
         self._deadline = Deadline(self.loop, self._tick)
         self._armed = math.inf  # when it fires
         self._context = contextvars.copy_context()
         inner = SessionExchange(self, exchange.config, exchange.loop, exchange.host)
         kind = ProcessedChannel if machine.config.ack == "processed" else SessionChannel
-        self.channel = kind(request.outliving(), inner)
+        self._channel: SessionChannel | None = kind(request.outliving(), inner)
         self._host.join(self)
         self._arm()
+
+    @property
+    def channel(self) -> SessionChannel | None:
+        """The application's end; None when the session is over: what is remembered of it holds no message."""
+        return self._channel
 
     # -- what carriers and requests tell
 
@@ -108,6 +116,14 @@ class LiveSession:
     def broke(self, attachment: int, code: int, reason: str) -> None:
         """The peer broke the protocol on this attachment."""
         self.do(self.machine.broke(attachment, code, reason, self.loop.time()))
+
+    def after(self, n: int) -> Iterator[Numbered]:
+        """What is kept with a number above `n`, in order; to be read before anything else happens."""
+        return self._sender.after(n)
+
+    def caught_up(self, attachment: int) -> None:
+        """A carrier that was `lagging` has written everything that is there: what waited for that may be due."""
+        self._tick()
 
     def detached(self, attachment: int) -> None:
         """The carrier's connection is gone."""
@@ -153,9 +169,11 @@ class LiveSession:
         return True
 
     def close(self, code: int, reason: str) -> None:
+        self._look()
         self.do(self.machine.close(code, reason, self.loop.time()))
 
     def blocked(self) -> None:
+        self._look()
         self.do(self.machine.blocked(self.loop.time()))
 
     def set_pulling(self, on: bool) -> None:
@@ -166,7 +184,8 @@ class LiveSession:
 
     def going_away(self, now: bool) -> None:
         """The host stops: close in order with 1001 while there is time, else at once."""
-        self.channel.going_away(now)
+        if self._channel is not None:
+            self._channel.going_away(now)
         if now:
             self.abort()
 
@@ -193,25 +212,38 @@ class LiveSession:
             carrier = self._carriers.pop(action.attachment, None)
             if carrier is not None:
                 carrier.finish(action)
-        elif isinstance(action, Room):
-            self.loop.call_soon(self.channel._room)
-        elif isinstance(action, Start):
-            self._begin()
-        elif isinstance(action, Ended):
-            self._end(action.ending)
-        else:
-            self.channel.moved(action)
+                self._left(carrier)
+        elif self._channel is not None:
+            self._tell(self._channel, action)
 
-    def _begin(self) -> None:
+    def _tell(self, channel: SessionChannel, action: ServerAction) -> None:
+        if isinstance(action, Room):
+            self.loop.call_soon(channel._room)
+        elif isinstance(action, Start):
+            self._begin(channel)
+        elif isinstance(action, Ended):
+            self._end(channel, action.ending)
+        else:
+            channel.moved(action)
+
+    def _left(self, carrier: Carrier) -> None:
+        """What this one wrote may still be under way; of the one before it nobody wants that any more."""
+        if self._leaving is not None and (before := self._leaving()) is not None:
+            before.drop()
+        self._leaving = weakref.ref(carrier) if hasattr(carrier, "drop") else None
+
+    def _begin(self, channel: SessionChannel) -> None:
         self._pulling = True
-        if self.channel._phase == NEW:
+        if channel._phase == NEW:
             # Whatever request came first: the handler lives in the context of the session's creation.
-            self._context.run(self._start, self.channel)
+            self._context.run(self._start, channel)
         self.loop.call_soon(self._pull_soon)
 
-    def _end(self, ending: Ending) -> None:
+    def _end(self, channel: SessionChannel, ending: Ending) -> None:
         self._deadline.cancel()
-        self.channel.ended(ending)
+        self._channel = None
+        self._context = contextvars.Context()
+        channel.ended(ending)
         self._host.leave(self)
         self._over(self)
 
@@ -224,8 +256,8 @@ class LiveSession:
         if machine.over:
             return
         hold = machine.receiver.hold
-        while hold and self._pulling and (message := machine.pull()) is not None:
-            self.channel._received(message.payload)
+        while hold and self._pulling and self._channel is not None and (message := machine.pull()) is not None:
+            self._channel._received(message.payload)
         actions = machine.settle(now)
         if actions:
             self.do(actions)
@@ -234,12 +266,19 @@ class LiveSession:
 
     def _tick(self) -> None:
         self._armed = math.inf
-        current = self.machine.attachment
-        if current is not None:
-            heard_at: float = getattr(self._carriers.get(current.number), "heard_at", -math.inf)
-            if heard_at > current.heard:
-                self.heard(current.number, heard_at)
+        self._look()
         self.do(self.machine.tick(self.loop.time()))
+
+    def _look(self) -> None:
+        """Ask the carrier what it does not tell by itself: when it heard something, whether it is behind."""
+        current = self.machine.attachment
+        if current is None:
+            return
+        carrier = self._carriers.get(current.number)
+        heard_at: float = getattr(carrier, "heard_at", -math.inf)
+        if heard_at > current.heard:
+            self.heard(current.number, heard_at)
+        self.machine.lags(current.number, getattr(carrier, "lagging", False))
 
     def _arm(self) -> None:
         """Deadlines mostly move away as a session lives; a timer that comes too early looks, and sleeps on."""

@@ -196,6 +196,9 @@ class ProcessedChannel(SessionChannel):
         self._given = message is not None
         return message
 
+    def _take_on_worker(self) -> None:
+        """Each message is a job of its own, whose end the session hears."""
+
     def _put_back(self, message: Any) -> None:
         self._given = False
         super()._put_back(message)

@@ -12,6 +12,7 @@ from channelkit.session.codec import encode_answer, encode_event, encode_line
 from channelkit.session.parcel import Parcel
 from channelkit.session.refusals import Refusal, for_events
 from channelkit.spi import SPI_VERSION, HttpExchange, HttpWire
+from channelkit.transports.session_pace import PacedCarrier
 
 if TYPE_CHECKING:
     from channelkit.session.frames import Frame
@@ -65,10 +66,10 @@ class StreamSessions:
         return events_refusal(refused, query.ack) if events else refusal_response(refused)
 
 
-class StreamCarrier:
+class StreamCarrier(PacedCarrier):
     """One streaming response.  `spi.Listener` of its exchange, and the session's carrier until either ends."""
 
-    __slots__ = ("_encode", "_exchange", "_fields", "_form", "_kind", "_number", "_session")
+    __slots__ = ("_encode", "_fields", "_form", "_kind")
 
     def __init__(
         self,
@@ -78,11 +79,10 @@ class StreamCarrier:
         presented: int,
         fields: tuple[tuple[str, str], ...] = (),
     ) -> None:
+        super().__init__(exchange)
         self._session = session
-        self._exchange = exchange
         self._kind = kind
         self._fields = fields
-        self._number: int | None = None
         self._encode: Callable[[Frame], bytes] = encode_line
         self._form = Parcel.line
         if kind is Kind.EVENTS:
@@ -90,7 +90,8 @@ class StreamCarrier:
             self._form = Parcel.event
 
     def begin(self, a: int, ack: int) -> Refusal | None:
-        """Attach: the head and everything pending are written then.  A refusal is the caller's to answer."""
+        """Attach: the head and what is pending are written then.  A refusal is the caller's to answer."""
+        assert self._session is not None
         self._exchange.listener = self
         result = self._session.attach(self._kind, a, ack, self)
         if isinstance(result, Refusal):
@@ -104,29 +105,34 @@ class StreamCarrier:
 
     # -- spi.QuickCarrier
 
-    def write(self, frames: tuple[Frame, ...]) -> None:
+    def _encoded(self, frame: Frame) -> bytes:
+        return self._encode(frame)
+
+    def _put(self, pieces: list[bytes]) -> None:
         if not self._exchange.started:
             content_type = EVENTS if self._kind is Kind.EVENTS else NDJSON
             self._exchange.start(200, [content_type, *UNBUFFERED, *self._fields], None)
-        self._exchange.write(HttpWire(b"".join(map(self._encode, frames))))
+        self._exchange.write(HttpWire(b"".join(pieces)))
 
     def message(self, n: int, parcel: Parcel) -> None:
-        self._exchange.write(HttpWire(self._form(parcel, n)))
+        if self._behind or self._outbox.unsent > self._mark:
+            self._skip(n)
+        else:
+            self._exchange.write(HttpWire(self._form(parcel, n)))
 
     def finish(self, action: Finish) -> None:
+        self._behind = 0
         if not self._exchange.ended:
             self._exchange.finish()
 
     # -- spi.Listener
 
-    def room(self) -> None:
-        """A session's window is what bounds its writes."""
-
     def finished(self) -> None:
         """The response is complete: the session has ended it."""
 
     def lost(self, error: Exception | None) -> None:
-        if self._number is not None:
+        self._behind = 0
+        if self._number and self._session is not None:
             self._session.detached(self._number)
 
     def going_away(self, now: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from channelkit.session.codec import decode_websocket, encode_websocket, read_cl
 from channelkit.session.frames import SUBPROTOCOL, ClientHello, Frame, Hello
 from channelkit.session.refusals import Refusal, malformed
 from channelkit.spi import SPI_VERSION, WebSocketExchange
+from channelkit.transports.session_pace import PacedCarrier
 
 if TYPE_CHECKING:
     from channelkit.session.parcel import Parcel
@@ -45,20 +46,17 @@ class WebSocketSessions:
         return ANSWERED
 
 
-class WebSocketCarrier:
+class WebSocketCarrier(PacedCarrier):
     """One WebSocket.  `spi.WebSocketListener` of its exchange; the session's carrier from hello on.
 
     `welcome(hello)` finds or makes the session of a hello, or says why not.
     """
 
     __slots__ = (
-        "_exchange",
         "_max_message",
-        "_number",
         "_over",
         "_patience",
         "_secret",
-        "_session",
         "_text",
         "_welcome",
         "_write",
@@ -71,12 +69,11 @@ class WebSocketCarrier:
         max_message: int,
         hello_timeout: float,
     ) -> None:
-        self._exchange = exchange
+        super().__init__(exchange)
         self._text, self._write = exchange.text, exchange.write
         self._welcome = welcome
         self._max_message = max_message
-        self._session: Session | None = None
-        self._number = 0
+        self._session = None
         self._secret: str | None = None
         self._over = False
         self._patience = Deadline(exchange.loop, self._no_hello)
@@ -86,19 +83,26 @@ class WebSocketCarrier:
     @property
     def heard_at(self) -> float:
         """When a part of a message came: of a large one on a slow line nothing else is seen for long."""
-        return self._exchange.heard_at
+        at: float = self._exchange.heard_at
+        return at
 
     # -- spi.QuickCarrier
 
-    def write(self, frames: tuple[Frame, ...]) -> None:
-        exchange = self._exchange
-        for frame in frames:
-            if isinstance(frame, Hello) and self._secret is not None:
-                frame, self._secret = replace(frame, secret=self._secret), None  # told once, to who made the session
-            message = encode_websocket(frame)
-            exchange.write(exchange.text(message) if isinstance(message, str) else exchange.binary(message))
+    def _encoded(self, frame: Frame) -> Sized:
+        if isinstance(frame, Hello) and self._secret is not None:
+            frame, self._secret = replace(frame, secret=self._secret), None  # told once, to who made the session
+        message = encode_websocket(frame)
+        wire: Sized = self._text(message) if isinstance(message, str) else self._exchange.binary(message)
+        return wire
+
+    def _put(self, pieces: list[Sized]) -> None:
+        for piece in pieces:
+            self._write(piece)
 
     def message(self, n: int, parcel: Parcel) -> None:
+        if self._behind or self._outbox.unsent > self._mark:
+            self._skip(n)
+            return
         payload = parcel.payload
         if isinstance(payload, str):
             self._write(self._text(f"m {n} {payload}"))
@@ -113,6 +117,7 @@ class WebSocketCarrier:
 
     def _close(self, code: int, reason: str) -> None:
         self._patience.cancel()
+        self._behind = 0
         if not self._over:
             self._over = True
             self._exchange.close(code, reason.encode()[:REASON].decode(errors="ignore"))
@@ -155,7 +160,7 @@ class WebSocketCarrier:
             self._session.broke(self._number, error.close_code, error.detail)
         else:  # a refusal, which says that coming again will not help
             refusal = malformed(error)
-            self._close(refusal.close_code, f"{refusal.close_reason} {refusal.reason}")
+            self._close(refusal.close_code, refusal.close_reason)
 
     def _no_hello(self) -> None:
         self._exchange.loop.tally.hit("hello_timeout", "a WebSocket without a hello was closed")
@@ -173,9 +178,6 @@ class WebSocketCarrier:
     def failed(self, code: int, detail: str) -> None:
         self._gone()
 
-    def room(self) -> None:
-        """A session's window is what bounds its writes."""
-
     def finished(self) -> None:
         self._gone()
 
@@ -185,6 +187,7 @@ class WebSocketCarrier:
     def _gone(self) -> None:
         """A close of any code, an error, the end of TCP: detached, whatever it says."""
         self._patience.cancel()
+        self._behind = 0
         over, self._over = self._over, True
         if self._session is not None and not over:
             self._session.detached(self._number)

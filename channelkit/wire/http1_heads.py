@@ -28,7 +28,7 @@ class RequestLimits:
     max_body: int = 8 * MIB
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestHead:
     """The head of one request, and what it says about the rest.
 

@@ -156,15 +156,25 @@ class RequestReader:
 
     def next_event(self) -> RequestHead | bytes | RequestEnd | None:
         """The next event, or None if it needs more bytes or `next_request`.  Raises BadRequest."""
+        state = self._state
         try:
-            return self._step()
+            if state == _HEAD_STATE:
+                return self._next_head()
+            if state == _BODY_STATE:
+                return self._next_piece()
         except BadRequest as error:
             self._error = error
             self._leave()
             raise
+        if state == _ENDING:
+            self._state = _ENDED
+            return END
+        if self._error is not None:
+            raise self._error.with_traceback(None)  # or each time would make it longer
+        return None
 
-    def next_request(self) -> None:
-        """The response to the request that was read is complete: go on with the next one.
+    def next_request(self) -> bool:
+        """The response to the request that was read is complete: go on with the next one; is some of it here?
 
         RuntimeError if that request's body has not been read to its `END`.
         """
@@ -173,6 +183,7 @@ class RequestReader:
         if self._state != _GONE:
             self._state = _HEAD_STATE
             self._empty_lines = 0
+        return bool(self._buffer)
 
     def take_rest(self) -> bytes:
         """Everything behind the present request, which an upgrade hands to another protocol; this reader is done.
@@ -184,19 +195,6 @@ class RequestReader:
         rest = bytes(self._buffer)
         self._leave()
         return rest
-
-    def _step(self) -> RequestHead | bytes | RequestEnd | None:
-        state = self._state
-        if state == _HEAD_STATE:
-            return self._next_head()
-        if state == _BODY_STATE:
-            return self._next_piece()
-        if state == _ENDING:
-            self._state = _ENDED
-            return END
-        if self._error is not None:
-            raise self._error.with_traceback(None)  # or each time would make it longer
-        return None
 
     def _leave(self) -> None:
         self._state = _GONE

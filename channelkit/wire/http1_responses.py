@@ -39,19 +39,44 @@ _REMEMBERED_VALUE = 64  # longer values are tokens and cookies: seldom twice the
 def response_head(status: int, headers: Iterable[tuple[str, str]], *, informational: bool = False) -> bytes:
     """A status line, `headers` in order and as they are spelled, and the empty line.
 
-    `status` is 200 to 999, or with `informational` 100 to 199.  The status line says HTTP/1.1 to every client
-    (RFC 9110 2.5: it tells what this server speaks).  Raises TypeError or ValueError; the text names the header.
+    Raises TypeError or ValueError, as `status_line` and `field_line` do.
+    """
+    return b"".join([status_line(status, informational), *[field_line(*one) for one in headers], b"\r\n"])
+
+
+@lru_cache(maxsize=64, typed=True)  # typed: 200.0 is no status, though it is 200 for a dict; what raises is not kept
+def status_line(status: int, informational: bool = False) -> bytes:
+    """The first line of a response.  `status` is 200 to 999, or with `informational` 100 to 199.
+
+    It says HTTP/1.1 to every client (RFC 9110 2.5: it tells what this server speaks).  Raises TypeError or ValueError.
     """
     if isinstance(status, bool) or not isinstance(status, int):
         raise TypeError(f"a status is an int, not {type(status).__name__}")
     low, high = (100, 199) if informational else (200, 999)
     if not low <= status <= high:
         raise ValueError(f"a status here is {low} to {high}, not {status}")
-    lines = [_status_line(status)]
-    for name, value in headers:
-        lines.append(_header_line(name, value))
-    lines.append(b"\r\n")
-    return b"".join(lines)
+    return f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n".encode("ascii")
+
+
+def field_line(name: str, value: str) -> bytes:
+    """One header line.  Raises TypeError or ValueError; the text names the header."""
+    if type(name) is str and type(value) is str and len(value) <= _REMEMBERED_VALUE:
+        return _remembered_line(name, value)
+    return _checked_line(name, value)
+
+
+def _checked_line(name: str, value: str) -> bytes:
+    check_header(name, value)
+    return f"{name}: {value}\r\n".encode("latin-1")
+
+
+_remembered_line = lru_cache(maxsize=512)(_checked_line)
+
+
+@lru_cache(maxsize=2)
+def date_line(seconds_since_epoch: int) -> bytes:
+    """The Date line of a response that is made in that second."""
+    return field_line("Date", http_date(seconds_since_epoch))
 
 
 def check_header(name: str, value: str) -> None:
@@ -80,28 +105,5 @@ def bodiless(status: int) -> bool:
 
 def http_date(seconds_since_epoch: float) -> str:
     """A moment as an HTTP date (RFC 9110 5.6.7), such as `Sun, 06 Nov 1994 08:49:37 GMT`."""
-    return _date(math.floor(seconds_since_epoch))
-
-
-@lru_cache(maxsize=2)
-def _date(seconds: int) -> str:
-    return formatdate(seconds, usegmt=True)  # names of days and months do not depend on the locale
-
-
-@lru_cache(maxsize=64)
-def _status_line(status: int) -> bytes:
-    return f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n".encode("ascii")
-
-
-def _header_line(name: str, value: str) -> bytes:
-    if type(name) is str and type(value) is str and len(value) <= _REMEMBERED_VALUE:
-        return _remembered_line(name, value)
-    return _checked_line(name, value)
-
-
-def _checked_line(name: str, value: str) -> bytes:
-    check_header(name, value)
-    return f"{name}: {value}\r\n".encode("latin-1")
-
-
-_remembered_line = lru_cache(maxsize=512)(_checked_line)
+    # Names of days and months do not depend on the locale.
+    return formatdate(math.floor(seconds_since_epoch), usegmt=True)

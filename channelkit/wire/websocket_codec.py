@@ -188,14 +188,14 @@ class WebSocketCodec:
         """
         found: list[FrameEvent] = []
         self.more = False
-        if self.buffered < self._need:
+        if len(self._buffer) - self._at < self._need:
             return found
         self._need = 1
         left = limit
         while left > 0:
             if self._fast and not self._open and not self._left and self._state == OPEN:
                 left = self._fast_frames(found, left)
-                if not left:
+                if not left or self._at == len(self._buffer):
                     break
             if not self._slow_frame(found):
                 break

@@ -40,8 +40,10 @@ def sec_websocket_accept(key: str) -> str:
 
 def is_websocket_request(headers: Headers) -> bool:
     """Whether a request asks for a WebSocket, properly or not: `websocket` is among its Upgrade tokens."""
-    upgrades = _values(headers, "upgrade")
-    return bool(upgrades) and "websocket" in _split(",".join(upgrades).lower())
+    for name, value in headers:  # noqa: SIM110  (asked for each request; `any` takes twice as long)
+        if name == "upgrade" and "websocket" in _split(value.lower()):
+            return True
+    return False
 
 
 def offered_subprotocols(headers: Headers) -> tuple[str, ...]:

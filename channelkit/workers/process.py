@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 
+from channelkit.endpoint import company
 from channelkit.responding import Handler
 from channelkit.server.run import serve
 from channelkit.workers.early_signals import ignore_the_rest, terminable
@@ -37,6 +38,7 @@ def main(job_pipe: int, report_pipe: int, leash: int) -> int:
     if sys.stderr is not None:
         faulthandler.register(DUMP_SIGNAL)  # works whatever holds the interpreter
     job.logs.apply(several=True)
+    company.one_of(job.company)
     try:
         with terminable():
             handler = load(job.target, job.app_dir, asgi=job.asgi)

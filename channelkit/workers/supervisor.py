@@ -18,6 +18,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import FrameType
 
 from channelkit.observing.totals import Totals
@@ -47,6 +48,7 @@ class Supervisor:
         watch: Callable[[Callable[[str], None]], Callable[[], None]] | None = None,
     ) -> None:
         self._job = job.packed()
+        self._first_job = replace(job, company=workers).packed()
         self._sockets = [sock.fileno() for sock in sockets]
         self._slots = [Slot(number) for number in range(1, workers + 1)]
         self._retiring: set[Worker] = set()
@@ -57,6 +59,7 @@ class Supervisor:
         self._totals = totals  # of their numbers, if somebody wants them
         self._watch = watch
         self._selector = selectors.DefaultSelector()
+        self._looked_at = time.monotonic()  # the last moment of which it is known that all reports were taken in
         self._signals: list[int] = []
         self._stopping = False
         self._ever_ready = False
@@ -94,10 +97,10 @@ class Supervisor:
         return self._exit_code
 
     def _turn(self, wake_read: int) -> None:
-        nap = self._nap()
-        due = time.monotonic() + nap
-        events = self._selector.select(nap)
-        self._excuse(time.monotonic() - due)
+        events = self._selector.select(self._nap())
+        now = time.monotonic()
+        self._excuse(now - self._looked_at - BEAT)
+        self._looked_at = now
         for key, _ in events:
             if key.fd == wake_read:
                 os.read(wake_read, 4096)
@@ -106,7 +109,6 @@ class Supervisor:
         while self._signals:
             self._on_signal(self._signals.pop(0))
         self._reap()
-        now = time.monotonic()
         for worker in self._living():
             self._look_at_clock(worker, now)
         if not self._stopping:
@@ -114,7 +116,10 @@ class Supervisor:
             self._roll()
 
     def _excuse(self, late: float) -> None:
-        """Silence does not count while this process stood still itself: it was stopped, or the machine slept."""
+        """Silence does not count while this process stood still itself: it was stopped, or the machine slept.
+
+        So silence is judged by the moment at which this was measured, and not by a later one.
+        """
         for worker in self._living():
             worker.silent_at += max(0.0, late)
 
@@ -223,7 +228,8 @@ class Supervisor:
     def _start(self, slot: Slot) -> Worker | None:
         """None if the system has no room for another process: that must not end those that run."""
         try:
-            worker = Worker(slot.number, self._job, self._sockets, self._worker_timeout)
+            job = self._first_job if slot.number == 1 else self._job
+            worker = Worker(slot.number, job, self._sockets, self._worker_timeout)
         except OSError as error:
             pause = slot.pause(0.0)
             logger.error("worker %d cannot be started (%s); tried again in %g s", slot.number, error, pause)

@@ -15,16 +15,13 @@ from channelkit.demo import Chat
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import cdp
+import driver
 from proxy import CuttingProxy
 
-pytestmark = pytest.mark.xdist_group("chromium")  # the browser is started once, not once a core
-
-NETWORK_COMPLAINTS = ("Failed to load resource", "WebSocket connection to")
 LABELS = {"websocket": "WebSocket", "http_stream": "Stream", "events": "Events", "long_poll": "Polling"}
 
 Backend = Literal["asyncio", "trio"]
-Open = Callable[..., cdp.Page]
+Open = Callable[..., driver.Page]
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -48,11 +45,11 @@ def network(server: Server) -> Iterator[CuttingProxy]:
 
 
 @pytest.fixture
-def open_page(browser: cdp.Browser, network: CuttingProxy) -> Iterator[Open]:
+def open_page(browser: driver.Browser, network: CuttingProxy) -> Iterator[Open]:
     """Opens pages of the demo; at the end none of them may have complained."""
-    pages: list[cdp.Page] = []
+    pages: list[driver.Page] = []
 
-    def opened(name: str, port: int = network.port) -> cdp.Page:
+    def opened(name: str, port: int = network.port) -> driver.Page:
         page = browser.page(f"http://127.0.0.1:{port}/")
         pages.append(page)
         if name:
@@ -63,37 +60,37 @@ def open_page(browser: cdp.Browser, network: CuttingProxy) -> Iterator[Open]:
     complaints = [one for page in pages for one in page.complaints]
     for page in pages:
         page.close()
-    assert [one for one in complaints if not one.startswith(NETWORK_COMPLAINTS)] == []
+    assert [one for one in complaints if not one.startswith(driver.OF_NETWORK)] == []
 
 
-def join(page: cdp.Page, name: str) -> None:
+def join(page: driver.Page, name: str) -> None:
     page.type("#name", name)
     page.press_enter()
     wait_for_state(page, "attached")
 
 
-def say(page: cdp.Page, text: str) -> None:
+def say(page: driver.Page, text: str) -> None:
     page.type("#text", text)
     page.press_enter()
 
 
-def switch(page: cdp.Page, transport: str) -> None:
+def switch(page: driver.Page, transport: str) -> None:
     page.click(f"input[value={transport}]")
 
 
-def wait_for_state(page: cdp.Page, state: str) -> None:
+def wait_for_state(page: driver.Page, state: str) -> None:
     page.wait_for(f"document.querySelector('#state').dataset.state === {json.dumps(state)}")
 
 
-def wait_for_messages(page: cdp.Page, *texts: str) -> None:
+def wait_for_messages(page: driver.Page, *texts: str) -> None:
     """These messages, in this order, once each."""
     shown = "[...document.querySelectorAll('.message:not(.waiting, .failed) p')].map(line => line.textContent)"
     page.wait_for(f"JSON.stringify({shown}) === JSON.stringify({json.dumps(texts)})")
 
 
-def wait_for_people(page: cdp.Page, **badges: str) -> None:
+def wait_for_people(page: driver.Page, **badges: str) -> None:
     """These people with these badges, in the order in which they came."""
-    shown = "[...document.querySelectorAll('#people li')].map(line => line.innerText.replace(/\\s+/g, ' '))"
+    shown = "[...document.querySelectorAll('#people li')].map(l => [...l.children].map(o => o.textContent).join(' '))"
     lines = [f"{name.replace('_', ' ')} {badge}" for name, badge in badges.items()]
     page.wait_for(f"JSON.stringify({shown}.map(l => l.replace(' (you)', ''))) === JSON.stringify({json.dumps(lines)})")
 
@@ -181,7 +178,7 @@ def test_reload(open_page: Open) -> None:
     assert "left" not in bob.text("#log")
 
 
-def test_duplicated(browser: cdp.Browser, open_page: Open) -> None:
+def test_duplicated(browser: driver.Browser, open_page: Open) -> None:
     """A duplicated tab is another person."""
     ada = open_page("Ada")
     other = browser.opened_by(ada, "open(location.href)")
@@ -211,8 +208,8 @@ def test_a_page_that_is_closed(open_page: Open, backend: Backend) -> None:
         server.stop(timeout=0.1)
 
 
-def test_left_and_shown_again(open_page: Open) -> None:
-    """A page that the browser puts away is away, and back when it is shown again; it has missed nothing."""
+def test_left_and_shown_again(browser: driver.Browser, open_page: Open) -> None:
+    """A page that is left is away, and back when it is shown again, put away or loaded anew; it has missed nothing."""
     ada, bob = open_page("Ada"), open_page("Bob")
     here = bob.evaluate("location.href")
     bob.evaluate("window.untouched = true")
@@ -222,7 +219,7 @@ def test_left_and_shown_again(open_page: Open) -> None:
     bob.back()
     wait_for_people(ada, Ada="WebSocket", Bob="WebSocket")
     wait_for_messages(bob, "where are you?")
-    assert bob.evaluate("window.untouched") is True
+    assert (bob.evaluate("window.untouched") is True) is browser.puts_away
 
 
 def test_newcomer_gets_the_latest(open_page: Open) -> None:
@@ -261,7 +258,7 @@ def test_plain_event_source(open_page: Open) -> None:
 
 @pytest.mark.parametrize("transport", ["websocket", "long_poll"])
 def test_comes_back_after_a_restart(
-    browser: cdp.Browser, network: CuttingProxy, backend: Backend, transport: str
+    browser: driver.Browser, network: CuttingProxy, backend: Backend, transport: str
 ) -> None:
     """When the server has gone the session is over: the page says so and what may be lost, and joins the next one."""
     server = run_server(Chat().handle, port=0, backend=backend)
@@ -298,10 +295,11 @@ def test_a_name_that_is_refused(open_page: Open) -> None:
 @pytest.mark.parametrize("backend", ["asyncio"], indirect=True)  # a matter of the page alone
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1000, 360])
-def test_fits_the_window(open_page: Open, dark: bool, width: int, tmp_path: Path) -> None:
+def test_fits_the_window(browser: driver.Browser, open_page: Open, dark: bool, width: int, tmp_path: Path) -> None:
     """On a desk and on a phone, light and dark, nothing sticks out sideways and the message field is in sight."""
     page = open_page("Somebody with a long name")
     page.look(width=width, dark=dark)
+    dark = dark and browser.looks
     say(page, "long" * 60)
     wait_for_messages(page, "long" * 60)
     page.screenshot(tmp_path / "demo.png")

@@ -18,14 +18,11 @@ from channelkit import ASGIApp, run_server
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import cdp
+import driver
 from lists import Lists, Talk, numbers
 from proxy import CuttingProxy
 
-pytestmark = pytest.mark.xdist_group("chromium")  # the browser is started once, not once a core
-
 Backend = Literal["asyncio", "trio"]
-NETWORK_COMPLAINTS = ("Failed to load resource", "WebSocket connection to")  # as it must be: we cut it
 TRANSPORTS = ("websocket", "http_stream", "events", "long_poll")
 #: A scenario runs by two of them on each server: what a transport does on which loop is proved without a browser.
 SOME = {
@@ -41,21 +38,21 @@ class Site:
 
     lists: Lists
     proxy: CuttingProxy
-    browser: cdp.Browser
+    browser: driver.Browser
     transports: tuple[str, ...]
-    pages: list[cdp.Page] = field(default_factory=list)
+    pages: list[driver.Page] = field(default_factory=list)
 
-    def open(self, transport: str, query: str = "&keep") -> cdp.Page:
+    def open(self, transport: str, query: str = "&keep") -> driver.Page:
         page = self.browser.page(f"http://127.0.0.1:{self.proxy.port}/lists.html?transport={transport}{query}")
         self.pages.append(page)
         flows(page)
         return page
 
-    def open_all(self, query: str = "&keep") -> list[cdp.Page]:
+    def open_all(self, query: str = "&keep") -> list[driver.Page]:
         """One page a transport; they talk at the same time."""
         return [self.open(transport, query) for transport in self.transports]
 
-    def talk(self, page: cdp.Page) -> Talk:
+    def talk(self, page: driver.Page) -> Talk:
         sid = page.evaluate("channel.sessionId")
         return next(talk for talk in self.lists.talks if talk.channel.session_id == sid)
 
@@ -82,7 +79,7 @@ def under_our_server(lists: Lists, backend: Backend) -> Iterator[int]:
 
 
 @contextmanager
-def made(browser: cdp.Browser, host: str, **options: Any) -> Iterator[Site]:
+def made(browser: driver.Browser, host: str, **options: Any) -> Iterator[Site]:
     lists = Lists(**options)
     serving = under_uvicorn(lists) if host == "uvicorn" else under_our_server(lists, cast(Backend, host))
     with serving as port, CuttingProxy(port) as proxy:
@@ -90,35 +87,35 @@ def made(browser: cdp.Browser, host: str, **options: Any) -> Iterator[Site]:
         try:
             yield site
             complaints = [one for page in site.pages for one in page.complaints]
-            assert [one for one in complaints if not one.startswith(NETWORK_COMPLAINTS)] == []
+            assert [one for one in complaints if not one.startswith(driver.OF_NETWORK)] == []
         finally:
             for page in site.pages:
                 page.close()
 
 
 @pytest.fixture(params=["asyncio", "trio"])
-def site(browser: cdp.Browser, request: pytest.FixtureRequest) -> Iterator[Site]:
+def site(browser: driver.Browser, request: pytest.FixtureRequest) -> Iterator[Site]:
     with made(browser, request.param) as site:
         yield site
 
 
-def flows(page: cdp.Page) -> None:
+def flows(page: driver.Page) -> None:
     """Both ways, from now on."""
     page.wait_for("window.remember && (remember(), true)")
     page.wait_for("flows()")
 
 
-def flows_up(page: cdp.Page) -> None:
+def flows_up(page: driver.Page) -> None:
     """The server acknowledges what the page says from now on."""
     page.wait_for("window.remember && (remember(), true)")
     page.wait_for("flows(0, 5)")
 
 
-def attached(page: cdp.Page, transport: str) -> None:
+def attached(page: driver.Page, transport: str) -> None:
     page.wait_for(f"channel.status.state === 'attached' && channel.transport === '{transport}'")
 
 
-def judge(site: Site, *pages: cdp.Page) -> list[dict[str, Any]]:
+def judge(site: Site, *pages: driver.Page) -> list[dict[str, Any]]:
     """Let them finish; both lists of each, over all its reloads, are exact.  Returns what the pages say."""
     told = []
     for page in pages:
@@ -132,6 +129,7 @@ def judge(site: Site, *pages: cdp.Page) -> list[dict[str, Any]]:
     return told
 
 
+@pytest.mark.every_browser
 def test_switched(site: Site) -> None:
     """The transport changes while both sides talk: each one after each other one."""
     page = site.open("websocket")
@@ -158,17 +156,20 @@ def test_cut(site: Site) -> None:
     assert site.proxy.cuts >= 3 * len(pages)
 
 
+@pytest.mark.every_browser
 def test_offline(site: Site) -> None:
     """The network goes, and comes back."""
     pages = site.open_all()
-    for page in pages:
+    told = site.browser.offline  # else a page finds out by itself
+    for page in pages if told else ():
         page.offline(True)
     site.proxy.cut(down=True)
     for page in pages:
-        page.wait_for("!navigator.onLine && channel.status.state !== 'attached'")
+        page.wait_for("channel.status.state !== 'attached'")
         page.wait_for("said > channel.statistics().acked + 5")
+        assert page.evaluate("navigator.onLine") is not told
     site.proxy.up()
-    for page in pages:
+    for page in pages if told else ():
         page.offline(False)
     for page in pages:
         page.wait_for("navigator.onLine && channel.status.state === 'attached'")
@@ -176,6 +177,7 @@ def test_offline(site: Site) -> None:
     judge(site, *pages)
 
 
+@pytest.mark.every_browser
 def test_reloaded(site: Site) -> None:
     """With its state a page goes on where it was, twice; it is another instance of the same session."""
     pages = site.open_all()
@@ -191,6 +193,7 @@ def test_reloaded(site: Site) -> None:
     assert [page.evaluate("channel.sessionId") for page in pages] == sessions
 
 
+@pytest.mark.every_browser
 def test_reloaded_without_state(site: Site) -> None:
     """The session is closed, with everything that was said before; the page begins another one."""
     for transport in site.transports:
@@ -209,6 +212,7 @@ def test_reloaded_without_state(site: Site) -> None:
         judge(site, page)
 
 
+@pytest.mark.every_browser
 def test_duplicated(site: Site) -> None:
     """A tab that is duplicated is another one, with a session of its own; both go on."""
     page = site.open("websocket")
@@ -216,13 +220,14 @@ def test_duplicated(site: Site) -> None:
     flows(other)
     assert other.evaluate("channel.resumed") is False
     assert site.talk(other) is not site.talk(page)
-    page.command("Page.bringToFront")
+    page.front()
     judge(site, page)
 
 
 SAVE = "sessionStorage.setItem('channelkit ' + location.origin + '/lists/ck', channel.save())"
 
 
+@pytest.mark.every_browser
 def test_taken_over(site: Site) -> None:
     """A page that finds the state of one that still lives goes on in its place; the older one is told so."""
     page = site.open("websocket")
@@ -248,7 +253,7 @@ def test_a_stale_copy(site: Site) -> None:
     other = site.browser.opened_by(page, "open(location.href)")
     info = other.wait_for("window.channel?.closeInfo")
     assert (info["outcome"], info["delivered"]) == ("lost", False)
-    page.command("Page.bringToFront")
+    page.front()
     flows(page)
     judge(site, page)
 
@@ -266,8 +271,19 @@ def test_frozen(site: Site) -> None:
     judge(site, *pages)
 
 
+def test_asleep(site: Site) -> None:
+    """The computer sleeps, its connections are lost meanwhile, it wakes: what was said by both is there."""
+    pages = site.open_all()
+    with site.browser.asleep():
+        site.proxy.cut()
+    for page in pages:
+        flows(page)
+    judge(site, *pages)
+
+
+@pytest.mark.every_browser
 def test_left_and_shown_again(site: Site) -> None:
-    """A page that was left is put away as it is, with no connection, and goes on when it is shown again."""
+    """A page that was left goes on when it is shown again: it was put away with no connection, or is loaded anew."""
     pages = site.open_all()
     ids = [page.evaluate("id") for page in pages]
     for page in pages:
@@ -275,13 +291,13 @@ def test_left_and_shown_again(site: Site) -> None:
     for page in pages:
         page.back()
     for page, number in zip(pages, ids, strict=True):
-        page.wait_for("window.restored")
-        assert page.evaluate("id") == number  # not loaded anew
+        page.wait_for("window.restored" if site.browser.puts_away else "window.channel?.resumed")
+        assert (page.evaluate("id") == number) is site.browser.puts_away
         flows(page)
     judge(site, *pages)
 
 
-def test_of_another_site(browser: cdp.Browser) -> None:
+def test_of_another_site(browser: driver.Browser) -> None:
     """Pages of another origin, over every transport, cut once."""
     with made(browser, "asyncio") as home:
         origin = f"http://127.0.0.1:{home.proxy.port}"
@@ -294,7 +310,7 @@ def test_of_another_site(browser: cdp.Browser) -> None:
             judge(site, *pages)
 
 
-def test_under_uvicorn(browser: cdp.Browser) -> None:
+def test_under_uvicorn(browser: driver.Browser) -> None:
     """Cut, reloaded, switched, under a host of ASGI."""
     with made(browser, "uvicorn") as site:
         pages = site.open_all()

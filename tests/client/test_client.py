@@ -235,6 +235,52 @@ def test_a_loss_is_told(transport: str, backend: Backend) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_first_connection_that_hangs_is_not_waited_for(transport: str, backend: Backend) -> None:
+    """Whatever took it: the next try is made long before the session would have to be given up."""
+
+    async def plan(network: Network) -> None:
+        hung: list[MemoryStream] = []
+
+        async def dial() -> MemoryStream:
+            if not hung:
+                hung.extend(pair())
+                return hung[0]
+            return await network.dial()
+
+        with anyio.fail_after(20):
+            async with connect(URL, transport=transport, dial=dial) as channel:
+                await echoes(channel, ["here"])
+
+    play(backend, Room(), plan)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("transport", ["http_stream", "events", "long_poll"])
+@pytest.mark.parametrize("body", ["", "<h1>Please log in</h1>"])
+def test_who_answers_everything_with_200_is_not_the_server(body: str, transport: str, backend: Backend) -> None:
+    """As the gate of a hotel's network does: that is no contact with the session, and after its grace it is lost."""
+    gate: list[bool] = []
+    endpoint = Room().endpoint()
+
+    async def handler(request: Request) -> Any:
+        return Response(200, body=body) if gate else await endpoint(request)
+
+    async def main() -> None:
+        async with open_host(handler) as host:
+            network = Network(host)
+            async with connect(URL, transport=transport, dial=network.dial) as channel:
+                await echoes(channel, ["x"])
+                gate.append(True)
+                network.cut()
+                with anyio.fail_after(120):
+                    info = await channel.wait_closed()
+            assert (info.code, info.by) == (1006, "network")
+
+    clock.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_nobody_there(transport: str, backend: Backend) -> None:
     """A refused connection is told at once, with the address; so is a URL that is no endpoint's."""
 
@@ -251,6 +297,26 @@ def test_nobody_there(transport: str, backend: Backend) -> None:
             with pytest.raises(ConnectFailed, match=r"http://test/ck answered 404; is that the URL of an Endpoint"):
                 async with connect(URL, transport=transport, dial=network.dial):
                     raise AssertionError("connected to nothing")
+
+    clock.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("transport", ["websocket", "long_poll"])
+@pytest.mark.parametrize(("status", "patience"), [(200, 0), (301, 0), (403, 0), (500, 30), (503, 30)])
+def test_what_was_answered_instead_is_told(status: int, patience: int, transport: str, backend: Backend) -> None:
+    """At once where it will not change, else when the patience is over."""
+
+    async def other(request: Request) -> Response:
+        return Response(status, body="something else")
+
+    async def main() -> None:
+        async with open_host(other) as host:
+            began = anyio.current_time()
+            with pytest.raises(ConnectFailed, match=f"http://test/ck answered {status}"):
+                async with connect(URL, transport=transport, dial=Network(host).dial):
+                    raise AssertionError("connected to something else")
+            assert anyio.current_time() - began == pytest.approx(patience, abs=1)
 
     clock.run(main, backend=backend)
 
@@ -304,6 +370,98 @@ def test_addresses() -> None:
     assert parse_address("https://h").port == 443
 
 
+# -- what is told of attaching -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_ordinary_turns_are_silent(transport: str, backend: Backend) -> None:
+    """Polls are answered and streams rotated for minutes, with messages and without: attached, said once."""
+    room = Room()
+    changes: list[str] = []
+
+    async def plan(network: Network) -> None:
+        async with connect(URL, transport=transport, dial=network.dial, on_change=changes.append) as channel:
+            await anyio.sleep(200)
+            for number in range(10):
+                await echoes(channel, [str(number)])
+                await anyio.sleep(number)
+            assert changes == [f"attached by {transport}"]
+            network.refusing = True
+            network.cut()
+            await anyio.sleep(5)
+            assert changes[1:] == ["detached"]
+            network.refusing = False
+            await anyio.sleep(10)
+            assert changes[2:] == [f"attached by {transport}"]
+
+    play(backend, room, plan, rotation=3.0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_poller_of_a_silent_session_is_attached_at_once(backend: Backend) -> None:
+    """Not when the first poll is answered, 25 s later; coming from another transport too."""
+    changes: list[tuple[float, str]] = []
+
+    async def plan(network: Network) -> None:
+        def told(change: str) -> None:
+            changes.append((anyio.current_time() - begun, change))
+
+        begun = anyio.current_time()
+        async with connect(URL, transport="long_poll", dial=network.dial, on_change=told) as channel:
+            await anyio.sleep(2)
+            channel.switch("http_stream")
+            await anyio.sleep(2)
+            channel.switch("long_poll")
+            await anyio.sleep(2)
+            assert [change for _, change in changes] == [
+                *("attached by long_poll", "detached", "attached by http_stream"),
+                *("detached", "attached by long_poll"),
+            ]
+            assert [int(when) for when, _ in changes] == [0, 2, 2, 4, 4]
+
+    play(backend, Room(), plan)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("transport", ["http_stream", "long_poll"])
+def test_bodies_that_are_too_large_for_the_way(transport: str, backend: Backend) -> None:
+    """Something answers 413 to bodies that the endpoint would take: all arrives, in smaller batches."""
+    room = Room()
+    messages: list[Payload] = [f"{number:4}" + "x" * (number * 7 % 300) for number in range(200)]
+
+    async def main() -> None:
+        async with (
+            open_host(room.endpoint(), max_body=900) as host,
+            connect(URL, transport=transport, dial=Network(host).dial) as channel,
+        ):
+            await echoes(channel, messages)
+            assert (await channel.close()).delivered
+
+    clock.run(main, backend=backend)
+    assert room.received == messages
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("transport", ["http_stream", "long_poll"])
+def test_many_messages_where_only_small_ones_are_allowed(transport: str, backend: Backend) -> None:
+    """The largest body the server takes is six of its largest messages; a full window is far more."""
+    room = Room()
+    messages: list[Payload] = ["\0" * 16, b"\xff" * 16, "", *("\1" * (number % 17) for number in range(300))]
+
+    async def plan(network: Network) -> None:
+        async with connect(URL, transport=transport, dial=network.dial) as channel:
+            network.refusing = True
+            network.cut()
+            for message in messages:
+                assert await channel.send(message)
+            network.refusing = False
+            assert [await channel.receive() for _ in messages] == messages
+
+    play(backend, room, plan, max_message=16, window=500, window_bytes=1 << 20)
+    assert room.received == messages
+
+
 # -- told how it ended -------------------------------------------------------------------------------------------------
 
 
@@ -326,7 +484,7 @@ def test_a_superseded_client_is_told_so(transport: str, backend: Backend) -> Non
                     assert len(network.streams) == dialled + 1, "it came again, to be told what it knew"
                 await new.send("mine")
                 assert await new.receive() == "mine"
-        assert changes.count(f"attached by {transport}") == 1 or transport == "long_poll"
+        assert changes.count(f"attached by {transport}") == 1
 
     play(backend, room, plan)
     assert room.received == ["mine"]

@@ -114,6 +114,22 @@ def test_a_poll_waits_for_a_message(where: str, backend: Backend) -> None:
     run(endpoint_of(), where, backend, talk)
 
 
+def test_what_would_be_misread_is_refused(where: str, backend: Backend) -> None:
+    """A coded body would be taken for the message itself; a path with ; would give the cookie attributes of its own."""
+
+    async def talk(site: Site) -> None:
+        await site.create()
+        for coding, status in (("gzip", 400), ("Identity", 200)):
+            posted = await site.session(
+                "POST", "?n=1", b"\x1f\x8b", Content_Encoding=coding, Content_Type="application/octet-stream"
+            )
+            assert (posted.status, "Content-Encoding" in str(posted.json)) == (status, status == 400)
+        assert (await site.ask("POST", "/room;Path=/;SameSite=None;x/ck?cookie=1")).status == 400
+
+    endpoint = endpoint_of()
+    run(endpoint, where, backend, talk)
+
+
 @pytest.mark.parametrize(("way", "wanted"), [("/stream", b'["m",1,"hi"]\n'), ("/events", b"data: hi\nid: 1\n\n")])
 def test_streams(way: str, wanted: bytes, where: str, backend: Backend) -> None:
     """Both streams begin with hello and end behind the end; what was not acknowledged comes again."""
@@ -415,6 +431,7 @@ def test_no_secret_in_any_log_line(where: str, backend: Backend, caplog: pytest.
         ("h nonsense", 4400),
         ('h {"v":2}', 4400),
         ('h {"v":1,"secret":"wrong","sid":"AAAAAAAAAAAAAAAAAAAAAA"}', 4404),
+        ('h {"v":1,"secret":"alone"}', 4400),
         ('h {"v":1,"recv":5}', 4410),
         (None, 1008),
     ],
@@ -434,8 +451,10 @@ def test_a_websocket_without_a_proper_hello(first: str | bytes | None, code: int
         with pytest.raises(Refused) as refused:
             await site.host.websocket("/room/ck/ws")
         assert refused.value.status == 400
+        assert endpoint.session_count == 0
 
-    run(endpoint_of(), where, backend, talk)
+    endpoint = endpoint_of()
+    run(endpoint, where, backend, talk)
 
 
 def test_a_malformed_frame_ends_the_connection_not_the_session(where: str, backend: Backend) -> None:
@@ -570,6 +589,15 @@ def test_limits_of_sessions(where: str, backend: Backend) -> None:
 
     run(endpoint_of(session=SessionConfig(max_sessions_per_principal=2)), where, backend, talk)
 
+    async def talk_from(site: Site) -> None:
+        statuses = []
+        for host in ("2001:db8::1", "2001:db8::2:3", "2001:db8::4", "2001:db8:0:1::1"):
+            site.address = (host, 1)
+            statuses.append((await site.create()).status)
+        assert statuses == [201, 201, 429, 201]  # what one customer is given, a /64, is one address
+
+    run(endpoint_of(session=SessionConfig(max_sessions_per_principal=2)), where, backend, talk_from)
+
     async def talk_again(site: Site) -> None:
         await site.create()
         assert (await site.create()).status == 503
@@ -592,6 +620,25 @@ def test_ended_sessions_are_remembered_within_a_bound(where: str, backend: Backe
         assert statuses == [404, 404, 410, 410, 410]
 
     run(endpoint_of(session=SessionConfig(max_sessions=3)), where, backend, talk)
+
+
+def test_what_is_remembered_of_an_ended_session_holds_no_message(where: str, backend: Backend) -> None:
+    """Who makes a session, fills it and deletes it, again and again, leaves nothing of what it sent."""
+
+    async def never_reads(channel: Channel) -> None:
+        await channel.wait_closed()
+
+    async def talk(site: Site) -> None:
+        await site.create()
+        await site.session("POST", "?n=1", b"a large message")
+        assert (await site.session("DELETE")).status == 204
+        await anyio.sleep(1)
+        kept = endpoint._sessions._sessions[site.sid]
+        assert not any(isinstance(one, Channel) for one in reachable(kept))
+        assert (await site.poll()).json == {"code": "killed", "reason": "the session is over", "ack": 1}
+
+    endpoint = endpoint_of(never_reads)
+    run(endpoint, where, backend, talk)
 
 
 def test_an_abandoned_session_ends_by_its_grace(where: str, backend: Backend) -> None:

@@ -259,6 +259,10 @@ class Course:
             assert self.plan.early
             return
         assert info is not None, "nobody told the client"
+        if not room.begun:  # lost between its creation and its first attach: no handler to be told
+            assert self.plan.early
+            assert not (info.delivered and tab.accepted), "S2: a clean end, and nobody was there"
+            return
         assert len(room.ends) == 1, "nobody told the server"
         server = room.channel.close_info
         if info.delivered:

@@ -5,8 +5,11 @@ Real threads on a real server, so each plan says what happens and not when.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,7 +20,7 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from channelkit import ChannelClosed, Request, Server, SyncChannel, SyncRequest, run_server, with_channel
+from channelkit import ChannelClosed, Request, Server, SyncChannel, SyncRequest, as_channel, run_server, with_channel
 
 PATIENCE = 20.0
 
@@ -118,7 +121,8 @@ class Peer:
 
     def end(self, end: End) -> None:
         if end == "vanish":
-            self.client.socket.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # the server was quicker
+                self.client.socket.shutdown(socket.SHUT_RDWR)
         else:
             self.client.close()
 
@@ -252,3 +256,156 @@ def test_threads(backend: Any, plan: Plan) -> None:
         judge_the_end(stage)
     finally:
         stage.server.stop(0)
+
+
+# -- messages for a plain on_receive
+
+Does = Literal["return", "send", "big", "set", "raise", "close"]
+
+
+@dataclass(frozen=True)
+class Talk:
+    """What on_receive does with each message of one channel, who ends it, and what there is room for."""
+
+    does: tuple[Does, ...]
+    end: End
+    max_inbox: int
+    own: bool  # our pool, of one thread; or an executor of two
+
+
+class Listener:
+    """The plain callbacks of one channel: one at a time, in order, the end last."""
+
+    def __init__(self, talk: Talk) -> None:
+        self.talk = talk
+        self.calls: list[object] = []
+        self.failed: list[str] = []
+        self.channel: SyncChannel | None = None
+        self.over = threading.Event()
+        self._running = threading.Lock()
+
+    def _call(self, what: object) -> None:
+        if not self._running.acquire(blocking=False):
+            self.failed.append(f"{what} beside another callback")
+            return
+        self.calls.append(what)
+        try:
+            assert self.channel is not None
+            if isinstance(what, int):
+                self._do(self.channel, what)
+        finally:
+            self._running.release()
+
+    def _do(self, channel: SyncChannel, number: int) -> None:
+        does = self.talk.does[number]
+        if does in ("send", "big"):
+            channel.send(f"{number} " + ("x" * 50_000 if does == "big" else ""))
+        elif does == "close":
+            channel.close_nowait(3000)
+        elif does == "raise":
+            raise LookupError("on purpose")
+        elif does == "set":
+            if SEEN.get():
+                self.failed.append(f"{number} sees what {SEEN.get()} has set")
+            SEEN.set(str(number))
+
+    def handler(self, request: SyncRequest) -> SyncChannel:
+        return as_channel(request, on_open=self._open, on_receive=self._message, on_close=self._close)
+
+    def _open(self, channel: SyncChannel) -> None:
+        self.channel = channel
+        self._call("open")
+
+    def _message(self, channel: SyncChannel, text: str) -> None:
+        self._call(int(text))
+
+    def _close(self, channel: SyncChannel, status: object) -> None:
+        self._call("close")
+        self.over.set()
+
+
+SEEN = contextvars.ContextVar("SEEN", default="")
+
+
+def converse(listener: Listener, backend: Backend, executor: ThreadPoolExecutor | None) -> list[str]:
+    """The peer says all its numbers, reads, and ends it if that is its part; what it got."""
+    talk = listener.talk
+    server = run_server(
+        listener.handler,
+        port=0,
+        backend=backend,
+        thread=1,
+        max_inbox=talk.max_inbox,
+        soft_mark=20_000,
+        executor=executor,
+    )
+    try:
+        with connect(f"ws://127.0.0.1:{server.port}/", proxy=None, close_timeout=PATIENCE) as client:
+            peer = Peer(client)
+            reading = threading.Thread(target=peer.read, daemon=True)
+            reading.start()
+            peer.say(len(talk.does))
+            if talk.end == "stop":
+                server.stop(PATIENCE)
+            elif talk.end == "local" and listener.channel is not None:
+                listener.channel.close(3000)
+            else:
+                peer.end(talk.end)
+            reading.join(PATIENCE)
+            assert not reading.is_alive()
+        assert listener.over.wait(PATIENCE) or "open" not in listener.calls
+        return peer.got
+    finally:
+        server.stop(0)
+
+
+def judge_messages(listener: Listener, got: list[str]) -> None:
+    """G1, G2, G7, G13: each once, in order, to the one that ends it; nothing behind on_close; the rest is counted."""
+    does, calls = listener.talk.does, listener.calls
+    assert listener.failed == []
+    if not calls:
+        return  # it ended before on_open could begin
+    assert (calls[0], calls[-1], calls.count("close")) == ("open", "close", 1)
+    handled = [call for call in calls[1:-1] if isinstance(call, int)]
+    assert handled == list(range(len(handled)))
+    assert [int(text.split()[0]) for text in got] == [n for n in handled if does[n] in ("send", "big")][: len(got)]
+    assert listener.channel is not None
+    info = listener.channel.close_info
+    assert info is not None
+    inner = listener.channel.channel
+    assert inner._inbox_bytes == inner._waiting_bytes == 0
+    if listener.talk.end == "peer" and info.by == "peer":
+        assert len(handled) == len(does), "sent before the peer's close, and lost"
+    if info.by == "local":
+        last = min((number for number, one in enumerate(does) if one in ("raise", "close")), default=len(does) - 1)
+        assert len(handled) <= last + 1, "a message was taken behind the one that ended the channel"
+        assert len(handled) + info.unread >= inner._received_count, "neither handled nor counted"
+
+
+DOES: tuple[Does, ...] = ("return", "return", "return", "set", "set", "send", "send", "big", "raise", "close")
+TALKS = st.builds(
+    Talk,
+    does=st.lists(st.sampled_from(DOES), max_size=40).map(tuple),
+    end=st.sampled_from(ENDS),
+    max_inbox=st.sampled_from((1, 4, 1024)),
+    own=st.booleans(),
+)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@example(Talk(("return",) * 200, "peer", 4, True))
+@example(Talk(("set", "send", "big") * 20, "peer", 1024, True))
+@example(Talk(("return",) * 50 + ("raise",) + ("return",) * 50, "peer", 1024, True))
+@example(Talk(("return",) * 50 + ("close",) + ("return",) * 50, "vanish", 1024, False))
+@example(Talk(("send", "big") * 20, "stop", 4, True))
+@settings(deadline=None)
+@given(talk=TALKS)
+def test_messages(backend: Any, talk: Talk) -> None:
+    """A worker that takes several messages of a channel is one callback after the other, to the end of the channel."""
+    listener = Listener(talk)
+    executor = None if talk.own else ThreadPoolExecutor(2)
+    try:
+        judge_messages(listener, converse(listener, backend, executor))
+    finally:
+        if executor is not None:
+            executor.shutdown()

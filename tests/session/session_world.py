@@ -670,7 +670,7 @@ class World:
             ),
             (m.sender.sent, m.sender.acked, m.receiver.have, m.receiver.recv, len(m.receiver.hold), m.had_hello),
             (m.closing, m.ending, m.saying.farewell, m.drained, m.saying.peer_closing, m.saying.acks.told),
-            m.attaching.progress,
+            (m.attaching.progress, m.attaching.attached),
             (
                 m.uplink.taken,
                 m.uplink.failures > 0,

@@ -7,6 +7,7 @@ import pytest
 from channelkit.session import actions as act
 from channelkit.session.actions import ClientAction, Kind
 from channelkit.session.client import ClientConfig, ClientSession, Link
+from channelkit.session.codec import encode_line
 from channelkit.session.frames import Ack, Binary, End, Hello, Ping, Terms, Text
 from channelkit.session.pacing import backoff
 from channelkit.status import CloseStatus
@@ -202,23 +203,100 @@ def test_polls() -> None:
     """The first asks for hello at once, the next wait; each follows the one before when that was worth it."""
     machine = ClientSession(ClientConfig(), lambda: 1.0, sid="S", secret="K")
     assert machine.start(POLL, 0.0) == [act.Attach(1, POLL, 1, 0, 0.0)]
-    machine.received(1, HELLO, 0.0)
+    assert machine.received(1, HELLO, 0.0) == [act.Room(), act.Attached()]
     machine.ended(1, 0.0, clean=True)
     assert machine.settle(0.0) == [act.Attach(2, POLL, 1, 0, 25.0)]
-    machine.ended(2, 0.1, clean=True)  # 204 at once: not worth repeating at once
-    assert machine.settle(0.1) == []
-    assert machine.deadline == 0.6
-    assert machine.tick(0.6) == [act.Attach(3, POLL, 1, 0, 25.0)]
-    machine.ended(3, 25.6, clean=True)
-    assert machine.settle(25.6) == [act.Attach(4, POLL, 1, 0, 25.0)]
-    machine.received(4, Hello(0), 26.0)
-    machine.received(4, Text(1, "m"), 26.0)
-    machine.ended(4, 26.0, clean=True)
+    assert machine.ended(2, 25.0, clean=True) == []  # a 204 after its wait is no news
+    assert machine.settle(25.0) == [act.Attach(3, POLL, 1, 0, 25.0)]
+    assert machine.received(3, Hello(0), 26.0) == []
+    machine.received(3, Text(1, "m"), 26.0)
+    assert machine.ended(3, 26.0, clean=True) == []
     assert machine.pull() == Text(1, "m")
-    assert machine.settle(26.0) == [act.Attach(5, POLL, 1, 1, 25.0)]
+    assert machine.settle(26.0) == [act.Attach(4, POLL, 1, 1, 25.0)]
     assert machine.deadline == 61.0
-    assert act.Drop(5) in machine.tick(61.0)
+    assert machine.tick(61.0)[:2] == [act.Drop(4), act.Detached()]
     assert machine.ending is None
+
+
+def test_a_poller_that_created_its_session_asks_for_a_hello_first() -> None:
+    """It had one, in the 201; but whether its polls get through it must see: silence would say nothing for 25 s."""
+    machine = ClientSession(ClientConfig(), lambda: 0.5)
+    machine.start(POLL, 0.0)
+    assert machine.created(HELLO, 0.0)[-1] == act.Attach(1, POLL, 1, 0, 0.0)
+    assert machine.deadline == 10.0  # so it knows by then, not after 35 s
+    assert machine.received(1, HELLO, 0.1) == [act.Attached()]
+    assert machine.ended(1, 0.1, clean=True) == []
+    assert machine.settle(0.1) == [act.Attach(2, POLL, 1, 0, 25.0)]
+
+
+def test_polls_that_come_back_at_once() -> None:
+    """Empty 204s at once are spaced, though each poll that asks for a hello gets one: failures are counted on."""
+    machine = ClientSession(ClientConfig(), lambda: 0.99)
+    machine.start(POLL, 0.0)
+    machine.created(HELLO, 0.0)
+    now, delays = 0.0, []
+    for _ in range(5):
+        assert machine.received(machine.attachment, HELLO, now) == [act.Attached()]
+        machine.ended(machine.attachment, now, clean=True)
+        (poll,) = attaches(machine.settle(now))
+        assert isinstance(poll, act.Attach)
+        assert poll.wait == 25.0
+        assert machine.ended(poll.attachment, now, clean=True) == [act.Detached()]
+        delays.append(round(machine.deadline - now, 3))
+        now = machine.deadline
+        (poll,) = attaches(machine.tick(now))
+        assert isinstance(poll, act.Attach)
+        assert poll.wait == 0.0
+    assert delays == [0.495, 0.99, 1.98, 3.96, 4.95]
+
+
+@pytest.mark.parametrize("kind", [STREAM, EVENTS])
+def test_a_rotation_is_no_failure(kind: Kind) -> None:
+    """Whole, and it brought something or lasted a second: the next follows at once, and nobody is told anything."""
+    machine = client(kind)
+    machine.ended(1, 0.0)
+    machine.tick(machine.deadline)
+    machine.received(2, HELLO, 1.0)
+    assert machine.ended(2, 300.0, clean=True) == []
+    assert machine.settle(300.0) == [act.Attach(3, kind, 1, 0)]
+    assert machine.received(3, Hello(0, "S", 1), 300.0) == []
+    machine.received(3, Text(1, "m"), 300.0)
+    machine.pull()
+    assert machine.ended(3, 300.0, clean=True) == []
+    assert attaches(machine.settle(300.0)) == [act.Attach(4, kind, 1, 1)]
+    machine.received(4, Hello(0, "S", 1), 300.0)
+    assert machine.ended(4, 300.5, clean=True) == [act.Detached()]  # F11: nothing, and at once
+    assert machine.attaching.retry_at == 300.75  # the first failure in a row
+    assert attaches(machine.tick(300.75)) == [act.Attach(5, kind, 1, 1)]
+    assert machine.ended(5, 400.0, clean=True) == []  # no hello: no stream of ours
+    assert machine.attaching.retry_at == 400.5  # the second
+
+
+def test_a_rotation_that_nothing_follows_is_a_detach() -> None:
+    """It is told when the next attach fails; and a cut stream at once."""
+    machine = client(STREAM)
+    machine.ended(1, 300.0, clean=True)
+    assert machine.settle(300.0) == [act.Attach(2, STREAM, 1, 0)]
+    assert machine.refused(2, 503, "draining", None, 300.0, 3.0) == [act.Detached()]
+    assert machine.deadline == 303.0
+    assert client(STREAM).ended(1, 300.0) == [act.Detached()]
+
+
+def test_a_turn_while_a_websocket_is_tried() -> None:
+    """The poll that was answered meanwhile goes on when the WebSocket does not open: nothing failed but that."""
+    machine = ClientSession(ClientConfig(), lambda: 0.5, sid="S", secret="K")
+    machine.start(POLL, 0.0)
+    machine.received(1, HELLO, 0.0)
+    machine.ended(1, 0.0, clean=True)
+    machine.settle(0.0)
+    assert machine.switch(WEBSOCKET, 20.0) == [act.Open(3)]
+    assert machine.ended(2, 25.0, clean=True) == []
+    assert machine.settle(25.0) == []
+    assert machine.ended(3, 26.0) == []
+    assert machine.settle(26.0) == [act.Attach(4, POLL, 1, 0, 25.0)]
+    assert machine.switch(WEBSOCKET, 27.0) == [act.Open(5)]
+    assert machine.opened(5, 28.0) == [act.Detached(), act.Attach(5, WEBSOCKET, 1, 0)]
+    assert machine.received(5, Hello(0, "S", 1), 28.0) == [act.Drop(4), act.Attached()]
 
 
 def test_what_a_stream_must_not_say() -> None:
@@ -294,8 +372,8 @@ def test_post_answers() -> None:
 
 
 def test_batches_are_bounded() -> None:
-    """A batch carries at most batch_bytes, but always one message."""
-    machine = client(STREAM, config=ClientConfig(batch_bytes=10))
+    """A batch carries at most batch_bytes, with 32 for each line, but always one message."""
+    machine = client(STREAM, config=ClientConfig(batch_bytes=74))
     (post,) = posts(machine.send("a" * 20, 0.0))
     for size in (6, 4, 1):
         machine.send("b" * size, 0.0)
@@ -459,3 +537,63 @@ def test_a_close_acknowledges_what_arrived() -> None:
     machine.settle(0.0)
     writes = [action.frames for action in machine.close(1000, "", 0.0) if isinstance(action, act.Write)]
     assert writes == [(Ack(1),), (End(1, 1000, ""),)]
+
+
+def many(count: int, config: ClientConfig | None = None) -> tuple[ClientSession, act.Post]:
+    """A client whose batch of `count` messages is in flight."""
+    terms = Terms(window=64, window_bytes=4000, max_message=1000, ping=20.0, grace=30.0)
+    machine = ClientSession(config or ClientConfig(), lambda: 0.5)
+    machine.start(STREAM, 0.0)
+    machine.created(Hello(0, "S", 1, terms), 0.0)
+    machine.received(1, Hello(0, "S", 1), 0.0)
+    (first,) = posts(machine.send("0", 0.0))
+    for n in range(count):
+        machine.send(f"{n % 10}", 0.0)
+    (post,) = posts(machine.posted(first.number, 200, None, 1, 0.0))
+    assert len(post.frames) == count
+    return machine, post
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3, 7])
+def test_a_batch_that_is_too_large_is_halved(passes: int) -> None:
+    """A proxy takes smaller bodies than the server: 413.  Every message passes, at once; the limit is remembered."""
+    machine, post = many(20)
+    refused = 0
+    while post.frames:
+        assert [frame.n for frame in post.frames] == [*range(machine.sender.acked + 1, post.frames[-1].n + 1)]
+        if len(post.frames) > passes:
+            refused += 1
+            actions = machine.posted(post.number, 413, "size", None, 1.0)
+        else:
+            actions = machine.posted(post.number, 200, None, post.frames[-1].n, 1.0)
+        if not machine.sender.frames:
+            break
+        (post,) = posts(actions)
+    assert (machine.ending, machine.sender.acked, machine.uplink.failures) == (None, 21, 0)
+    assert refused <= 5
+
+
+def test_one_message_that_is_too_large_ends_the_session() -> None:
+    """It would never pass, and nothing behind it may: the loss is told.  What was before it has arrived."""
+    machine, post = many(2)
+    (post,) = posts(machine.posted(post.number, 413, "size", None, 1.0))
+    assert len(post.frames) == 1
+    (post,) = posts(machine.posted(post.number, 200, None, 2, 1.0))
+    machine.posted(post.number, 413, "size", None, 1.0)
+    assert machine.ending is not None
+    assert (machine.ending.outcome, machine.ending.reason, machine.ending.unacknowledged) == ("lost", "size", 1)
+
+
+def test_a_batch_is_not_larger_than_the_server_takes() -> None:
+    """A body is 6 * max + 1024 bytes at most: hello's `max` bounds the batch, escapes and lines and all."""
+    terms = Terms(window=500, window_bytes=4000, max_message=100, ping=20.0, grace=30.0)
+    machine = ClientSession(ClientConfig(), lambda: 0.5)
+    machine.start(STREAM, 0.0)
+    machine.created(Hello(0, "S", 1, terms), 0.0)
+    (first,) = posts(machine.send("\0", 0.0))
+    for _ in range(400):
+        machine.send("\0", 0.0)
+    for _ in range(3):
+        (first,) = posts(machine.posted(first.number, 200, None, first.frames[-1].n, 0.0))
+        assert len(first.frames) > 1
+        assert sum(len(encode_line(frame)) for frame in first.frames) <= 6 * 100 + 1024

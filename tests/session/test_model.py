@@ -28,14 +28,17 @@ from session_world import Event, Scope, World
 
 LARGE = os.environ.get("CHANNELKIT_MODEL") == "large"
 POLL, STREAM, EVENTS, WEBSOCKET = Kind.POLL, Kind.STREAM, Kind.EVENTS, Kind.WEBSOCKET
-CONVERGE_EVERY, MOST_STATES = 4, 30_000
+CONVERGE_EVERY, MOST_STATES = 4, 40_000
 LARGE_CONVERGE_EVERY, LARGE_MOST_STATES = 10, 600_000
 
 Trace = tuple[Any, Event] | None  # an event and what led to it
 
 
-def search(scope: Scope, converge_every: int = CONVERGE_EVERY, most_states: int = MOST_STATES) -> None:
-    """Visit every state of `scope`; AssertionError with the shortest trace to one that breaks an invariant."""
+def search(scope: Scope, converge_every: int = CONVERGE_EVERY, most_states: int = MOST_STATES) -> int:
+    """Visit every state of `scope`; how many there are.
+
+    AssertionError with the shortest trace to one that breaks an invariant.
+    """
     start = World(scope)
     seen = {hash(start.key())}  # 64 bits stand for some kB: two of a million states are alike once in 10**7 searches
     queue: deque[tuple[World, Trace]] = deque([(start, None)])
@@ -52,6 +55,7 @@ def search(scope: Scope, converge_every: int = CONVERGE_EVERY, most_states: int 
                 seen.add(key)
                 queue.append((after, (trace, event)))
         assert len(seen) < most_states, f"the scope is larger than {most_states} states"
+    return len(seen)
 
 
 def _blame(trace: Trace, step: Any) -> None:

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from channelkit.wire.http1_responses import LAST_CHUNK, bodiless, check_header, chunk, http_date, response_head
+from channelkit.wire.http1_responses import (
+    LAST_CHUNK,
+    bodiless,
+    check_header,
+    chunk,
+    date_line,
+    http_date,
+    response_head,
+)
 
 
 def test_a_head_keeps_order_and_casing() -> None:
@@ -60,7 +68,8 @@ def test_statuses_that_are_refused(status: int, informational: bool) -> None:
 
 @pytest.mark.parametrize("status", ["200", 200.0, None, True])
 def test_statuses_of_a_wrong_type(status: object) -> None:
-    """A status is an int and nothing that looks like one."""
+    """A status is an int and nothing that looks like one, also behind one that is."""
+    response_head(200, [])
     with pytest.raises(TypeError, match="status"):
         response_head(status, [])  # type: ignore[arg-type]
 
@@ -124,6 +133,8 @@ def test_http_date() -> None:
     assert http_date(784111777) == http_date(784111777.999) == "Sun, 06 Nov 1994 08:49:37 GMT"
     assert http_date(784111778) == "Sun, 06 Nov 1994 08:49:38 GMT"
     assert http_date(0) == "Thu, 01 Jan 1970 00:00:00 GMT"
+    assert date_line(784111777) == b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+    assert date_line(784111778) == b"Date: Sun, 06 Nov 1994 08:49:38 GMT\r\n"
 
 
 NAMES = st.text("aB1-_.!~", min_size=1, max_size=8).map(lambda name: f"X{name}")

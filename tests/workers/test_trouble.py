@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection, HTTPException
@@ -67,6 +69,26 @@ def test_a_supervisor_that_stops_sleeps() -> None:
     assert one._nap() == 0.0  # they are to be started
     one._stopping = True
     assert one._nap() > 1.0
+
+
+def test_a_supervisor_that_stood_still_itself() -> None:
+    """Wherever in its turn it was suspended, a worker that nobody could hear meanwhile is not silent for too long."""
+    one = supervisor(1)
+    worker = one._start(one._slots[0])
+    assert worker is not None
+    one._slots[0].worker = worker
+    try:
+        one._looked_at = time.monotonic() - 5.0
+        worker.silent_at = one._looked_at + 1.5  # so long it might still have been silent then
+        one._turn(-1)
+        assert worker.kill_at == math.inf
+        worker.silent_at = time.monotonic()  # but here it was awake
+        one._turn(-1)
+        assert worker.kill_at < math.inf
+    finally:
+        worker.process.kill()
+        worker.process.wait()
+        one._gone(worker)
 
 
 def test_no_room_for_another_process(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -129,6 +129,10 @@ class Link(ABC):
         out = self._out
         if len(out) == 1 or len(out[0]) >= LARGE:
             return out.pop(0)
+        if self.unsent < LARGE:  # it is at least what `out` holds
+            joined = b"".join(out)
+            out.clear()
+            return joined
         size = count = 0
         for piece in out:
             size += len(piece)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from channelkit._deadline import Deadline
 from channelkit.server.pump.link import FINISHING, LOST, OPEN
-from channelkit.server.pump.reactor import SocketLink
+from channelkit.server.pump.socket_link import SocketLink
 from channelkit.server.pump.tls import HandshakeFailed, TlsSession, why
 
 if TYPE_CHECKING:

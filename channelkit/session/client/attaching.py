@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-from channelkit.session.actions import Attach, ClientAction, Create, Detached, Drop, Kind, Open, Write
+from channelkit.session.actions import Attach, Attached, ClientAction, Create, Detached, Drop, Kind, Open, Write
 from channelkit.session.client.config import ClientConfig
 from channelkit.session.client.instance import Instance
 from channelkit.session.frames import Ping
@@ -14,6 +14,9 @@ from channelkit.session.pacing import NEVER, backoff
 from channelkit.session.receiver import Receiver
 
 Actions = list[ClientAction]
+
+#: A response that lasted that long and brought nothing is followed at once too: a poll, or a rotated stream.
+TURN = 1.0
 
 
 class Link(Enum):
@@ -45,6 +48,7 @@ class Attaching:
         "_wait",
         "alone",
         "asked_at",
+        "attached",
         "candidate",
         "contacted",
         "creating",
@@ -65,6 +69,7 @@ class Attaching:
         self.kind = Kind.POLL
         self.link = Link.NONE
         self.presented = receiver.recv
+        self.attached = False  # from a hello until something failed: between two turns of a poll or stream too
         self.wanted = Kind.POLL  # kind of the next attach
         self.candidate = 0  # a WebSocket being opened while the older attachment still serves
         self.creating = False
@@ -140,8 +145,10 @@ class Attaching:
 
     def _send_attach(self, number: int, now: float, actions: Actions) -> None:
         if self.link is not Link.NONE:
-            self._leave(now, actions)
+            self._leave(now)
             self._older = (*self._older, self.number)
+        if self.link is not Link.NONE or self.kind is not self.wanted:
+            self.detach(actions)
         self.number = number
         self.kind = self.wanted
         self.link = Link.SENT
@@ -149,13 +156,14 @@ class Attaching:
         self.progress = False
         self._first_since, self._met = self._met, False
         self._since = self._heard = self._asked = self.wrote = now
-        self._wait = self._config.wait if self.kind is Kind.POLL and self._instance.had_hello else 0.0
+        self._wait = self._config.wait if self.kind is Kind.POLL and self.attached else 0.0
         actions.append(Attach(number, self.kind, self._instance.a, self.presented, self._wait))
 
     def heard(self, now: float) -> None:
-        """Bytes came on the newest attachment."""
+        """Bytes came on the newest attachment; before its hello they may be anybody's, as a network's login page."""
         self._heard = now
-        self.contact(now)
+        if self.link is Link.UP:
+            self.contact(now)
 
     def contact(self, now: float) -> None:
         """The server has answered something."""
@@ -164,11 +172,28 @@ class Attaching:
 
     # -- how an attachment ends ----------------------------------------------------------------------------------------
 
+    def attach(self, actions: Actions) -> None:
+        """A hello came."""
+        if not self.attached:
+            self.attached = True
+            actions.append(Attached())
+
+    def detach(self, actions: Actions) -> None:
+        """There is no attachment, and none that is sure to follow."""
+        if self.attached:
+            self.attached = False
+            actions.append(Detached())
+
     def unlink(self, now: float, actions: Actions, *, drop: bool) -> None:
         """The newest attachment is over; `drop`: by us."""
         if drop:
             actions.append(Drop(self.number))
-        self._leave(now, actions)
+        self._turn(now, actions)
+        self.detach(actions)
+
+    def _turn(self, now: float, actions: Actions) -> None:
+        """The newest attachment is over, and whether that is a failure is to be seen."""
+        self._leave(now)
         self.link = Link.NONE
         self.release(actions)
 
@@ -181,10 +206,9 @@ class Attaching:
         actions.extend(map(Drop, self._older))
         self._older = ()
 
-    def _leave(self, now: float, actions: Actions) -> None:
+    def _leave(self, now: float) -> None:
         if self.link is Link.UP:
             self.alone = now
-            actions.append(Detached())
         elif self.kind is Kind.POLL and self._first_since:
             # It may have been held in good faith; but not one more of those that follow it unanswered, or a poller
             # would never believe that its server is gone.
@@ -197,25 +221,34 @@ class Attaching:
         if steady:
             self._failures = 0
         if not self.only_posts and not self.candidate:
-            self.fail(now)
+            self.fail(now, actions)
 
-    def polled(self, now: float, actions: Actions) -> None:
-        """A poll was answered.  The next follows at once if this was worth it, and once its messages are pulled."""
-        self.unlink(now, actions, drop=False)
-        if self.progress or now - self._since >= 1.0:
+    def turned(self, now: float, actions: Actions) -> None:
+        """A poll was answered, or a stream rotated.  The next follows at once if this was worth it.
+
+        (A poll only once its messages are pulled.)  Else it is spaced like a failure, or a server that ends everything
+        at once would be asked at network speed.  The poll that only asks for a hello is worth the one that waits.
+        """
+        asked = self.kind is Kind.POLL and self._wait <= 0.0 and self.link is Link.UP
+        self._turn(now, actions)
+        if self.progress or now - self._since >= TURN:
             self._failures = 0
             self.retry_at = now
+        elif asked:
+            self.retry_at = now
         else:
-            self.fail(now)
+            self.fail(now, actions)
         self.contact(now)
 
-    def candidate_failed(self, now: float) -> None:
+    def candidate_failed(self, now: float, actions: Actions) -> None:
         """The WebSocket did not open: what serves goes on serving."""
         self.candidate = 0
-        if self.link is Link.NONE:
-            self.fail(now)
-        else:
-            self.wanted = self.kind
+        if self.link is Link.NONE and not self.attached:
+            self.fail(now, actions)
+            return
+        self.wanted = self.kind
+        if self.link is Link.NONE:  # a turn came meanwhile
+            self.retry_at = now
 
     def drop_candidate(self, actions: Actions) -> None:
         """Open it no further."""
@@ -223,8 +256,9 @@ class Attaching:
             actions.append(Drop(self.candidate))
             self.candidate = 0
 
-    def fail(self, now: float, retry_after: float = 0.0) -> None:
+    def fail(self, now: float, actions: Actions, retry_after: float = 0.0) -> None:
         """Back off."""
+        self.detach(actions)
         self._failures += 1
         self.retry_at = now + max(retry_after, backoff(self._failures, self._jitter(), self._instance.terms.grace))
 
@@ -286,7 +320,7 @@ class Attaching:
         """Give up what shows no life; ask what may have some."""
         if now >= self._candidate_at:
             actions.append(Drop(self.candidate))
-            self.candidate_failed(now)
+            self.candidate_failed(now, actions)
         if now < self._link_at:
             return
         if self.link is Link.UP and now < self._silent_at:

@@ -15,7 +15,7 @@ Use: `start(kind, now)`; then tell what happens, and do what comes back, in orde
 
 from __future__ import annotations
 
-from channelkit.session.actions import Attached, Delete, Kind, Room
+from channelkit.session.actions import Delete, Kind, Room
 from channelkit.session.client.attaching import Link
 from channelkit.session.client.state import Actions, ClientState
 from channelkit.session.ending import ENDED, KILLED, LOST
@@ -73,10 +73,11 @@ class ClientSession(ClientState):
 
     def create_failed(self, now: float, retry_after: float = 0.0) -> Actions:
         """It was not, and nothing is known of it: a session that nobody uses expires by itself."""
+        actions: Actions = []
         if self.attaching.creating and self.ending is None:
             self.attaching.creating = False
-            self.attaching.fail(now, retry_after)
-        return []
+            self.attaching.fail(now, actions, retry_after)
+        return actions
 
     def opened(self, attachment: int, now: float) -> Actions:
         """The WebSocket is open."""
@@ -121,6 +122,7 @@ class ClientSession(ClientState):
             return
         self.instance.named(hello)
         attaching.link = Link.UP
+        attaching.contact(now)
         attaching.asked_at = now
         attaching.release(actions)
         self.saying.acks.told = max(self.saying.acks.told, attaching.presented)
@@ -130,7 +132,7 @@ class ClientSession(ClientState):
         if not self.had_hello:
             attaching.progress = True
             self._first_hello(hello, actions)
-        actions.append(Attached())
+        attaching.attach(actions)
         self._acknowledged(hello.recv, now, actions)
         if self.ending is not None:
             return
@@ -165,12 +167,12 @@ class ClientSession(ClientState):
         actions: Actions = []
         attaching = self.attaching
         if attachment == attaching.candidate and attachment:
-            attaching.candidate_failed(now)
+            attaching.candidate_failed(now, actions)
         elif attaching.counts(attachment):
             if self.ending is not None:
                 self._farewell_cut(now, actions, clean=clean)
-            elif clean and self.kind is Kind.POLL:
-                attaching.polled(now, actions)
+            elif clean and (self.kind is Kind.POLL or (self.link is Link.UP and not attaching.by_websocket)):
+                attaching.turned(now, actions)
             else:
                 attaching.lost(now, actions, drop=False)
         return actions
@@ -193,7 +195,7 @@ class ClientSession(ClientState):
         attaching.link = Link.NONE
         attaching.release(actions)
         if not self._judge(status, code, ack, now, actions):
-            attaching.fail(now, retry_after)
+            attaching.fail(now, actions, retry_after)
         return actions
 
     # -- how a batch ends ----------------------------------------------------------------------------------------------
@@ -218,6 +220,8 @@ class ClientSession(ClientState):
             self._acknowledged(ack, now, actions)
             if self.sender.acked < self.uplink.taken:
                 self.uplink.wait(now, self.terms.grace)  # taken, but not in the inbox yet: ask again later
+        elif status == 413 and self.uplink.halve(post):
+            pass  # the same messages again, at once, in smaller batches
         elif not self._post_refused(status, code, ack, now, actions):
             self.uplink.wait(now, self.terms.grace, retry_after)
         if self.ending is None:

@@ -156,7 +156,9 @@ class Saying:
     def post(self, now: float, actions: Actions) -> None:
         """POST what is owed: messages, else an empty batch if an acknowledgement or a contact is due."""
         if self._may_post and now >= max(self.uplink.not_before, self._due_at):
-            frames = self.uplink.batch(self._sender, self._config.batch_bytes) if self._owes else ()
+            # The server's limit, with which no line and no escape can make a batch too large for it.
+            most = min(self._config.batch_bytes, self._instance.terms.max_message)
+            frames = self.uplink.batch(self._sender, most) if self._owes else ()
             self.acks.at = NEVER
             actions.append(self.uplink.begin(self._instance.a, self.ack, frames, now, self._config.post_timeout))
 

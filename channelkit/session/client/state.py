@@ -191,6 +191,8 @@ class ClientState:
         stays = farewell and attaching.by_websocket and attaching.link is Link.UP
         if attaching.link is not Link.NONE and not stays:
             attaching.unlink(now, actions, drop=True)
+        if not stays:
+            attaching.detach(actions)
         actions.append(Ended(ending))
         if not farewell:
             self._drain(actions)

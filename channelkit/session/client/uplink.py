@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from channelkit.session.actions import Post
@@ -11,16 +12,19 @@ from channelkit.session.sender import Sender
 
 #: With `post_timeout` 30 s: 240 s, in which a message of 1 MiB passes at 4 KiB/s.
 MOST_PATIENCE = 8
+#: Of a line, beside its payload: `["m",9007199254740991,""]`, and a little more.
+LINE = 32
 
 
 class Uplink:
     """`in_flight` is the batch without answer; `taken` what a 200 said the server has, acknowledged or not.
 
     `patience` is how many times `post_timeout` an answer may take: nobody can tell a large batch on a slow line from
-    one that was lost, so each time that none came it is twice as long.
+    one that was lost, so each time that none came it is twice as long.  `most` is the size of a batch that passes, as
+    far as is known: a proxy may take less than the server.
     """
 
-    __slots__ = ("failures", "in_flight", "jitter", "not_before", "number", "patience", "taken", "until")
+    __slots__ = ("failures", "in_flight", "jitter", "most", "not_before", "number", "patience", "taken", "until")
 
     def __init__(self, jitter: Callable[[], float]) -> None:
         self.jitter = jitter
@@ -31,17 +35,25 @@ class Uplink:
         self.not_before = 0.0
         self.until = NEVER
         self.patience = 1
+        self.most = math.inf
 
     def batch(self, sender: Sender, most_bytes: int) -> tuple[Numbered, ...]:
         """What the server is not known to have, from the lowest number, up to a size; one message at least."""
         frames: list[Numbered] = []
-        size = 0
+        size, most = 0, min(most_bytes, self.most)
         for frame in sender.after(max(sender.acked, self.taken)):
-            if size and size + frame.size > most_bytes:
+            size += frame.size + LINE
+            if frames and size > most:
                 break
             frames.append(frame)
-            size += frame.size
         return tuple(frames)
+
+    def halve(self, post: Post) -> bool:
+        """A batch was too large for whoever answered: smaller ones from now on.  False: one message is not smaller."""
+        if len(post.frames) < 2:
+            return False
+        self.most = sum(frame.size + LINE for frame in post.frames) // 2
+        return True
 
     def asks(self, sender: Sender) -> bool:
         """Whether everything kept was taken and an acknowledgement is awaited: an empty batch asks for it."""

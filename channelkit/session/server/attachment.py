@@ -22,6 +22,7 @@ class Attachment:
     wrote: float  # something that has no number
     until: float  # poll: answer by then; stream: rotate by then
     asked: float = 0.0  # for a sign of life
+    lagging: bool = False  # the connection has not taken all that was written
 
     @property
     def is_stream(self) -> bool:

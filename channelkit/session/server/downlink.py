@@ -120,9 +120,11 @@ class Downlink:
 
     def _rotate_after_end(self, now: float, actions: Actions) -> None:
         """P6 rotation (b): behind the end a stream has nothing to say, and its next attach acknowledges it."""
-        current = self.attachment
-        if current is not None and current.is_stream and self._sender.ended:
+        if self.attachment is not None and self._is_said(self.attachment):
             self.finish(now, actions)
+
+    def _is_said(self, current: Attachment) -> bool:
+        return current.is_stream and self._sender.ended and not current.lagging
 
     def owe_ack(self, now: float, actions: Actions) -> None:
         """More was received: say so in time."""
@@ -186,13 +188,16 @@ class Downlink:
         current = self.attachment
         if current is None:
             return first
-        return min(first, self._ping_at(current), current.silent_at(self.config), current.until, self._early(current))
+        return min(first, self._ping_at(current), current.silent_at(self.config), self._finish_at(current))
 
     def _ping_at(self, current: Attachment) -> float:
         return current.ping_at(self._sender.numbered_at, self.config)
 
-    def _early(self, current: Attachment) -> float:
-        return self.turnover.early(current.since) if current.is_stream else NEVER
+    def _finish_at(self, current: Attachment) -> float:
+        """When we end it: a poll after its wait; a stream by rotation, but not before all that is there was taken."""
+        if not current.is_stream:
+            return current.until
+        return NEVER if current.lagging else min(current.until, self.turnover.early(current.since))
 
     def tick(self, now: float, actions: Actions) -> None:
         """Do what is due; grace is the machine's to look at."""
@@ -205,7 +210,7 @@ class Downlink:
             return
         if now >= current.silent_at(self.config):
             self.finish(now, actions, 1001, "silent")
-        elif now >= current.until or now >= self._early(current):
+        elif now >= self._finish_at(current) or self._is_said(current):
             self.finish(now, actions)
         elif now >= self._ping_at(current):
             current.wrote = current.asked = now

@@ -198,6 +198,11 @@ class ServerSession:
         if (current := self.downlink.current(attachment)) is not None:
             current.heard = now
 
+    def lags(self, attachment: int, lagging: bool) -> None:
+        """Whether this stream has not taken all that was written yet; while it has not, no rotation cuts it short."""
+        if (current := self.downlink.current(attachment)) is not None:
+            current.lagging = lagging
+
     def detached(self, attachment: int, now: float) -> Actions:
         """This attachment's connection is gone: an error, a close of any code, a stalled write."""
         actions: Actions = []

@@ -194,6 +194,103 @@ test("with a cookie scripts never keep the secret, EventSource carries the strea
   assert.equal((await channel.closed).outcome, "superseded");
 });
 
+const LINE_OF_HELLO = `["h",${JSON.stringify({ v: 1, sid: "S".repeat(22), a: 1, recv: 0 })}]\n`;
+
+/** The newest request, when it has come: what follows a turn does so behind a timer of no time. */
+async function newest(requests, count) {
+  while (requests.length < count) await settled();
+  assert.equal(requests.length, count);
+  return requests[count - 1];
+}
+
+test("a poller is attached by its first answer, and stays so from poll to poll", async () => {
+  const { requests, channel, changes } = stage({ transport: "long_poll" });
+  channel.onmessage = () => {};
+  await settled();
+  created(requests[0]);
+  const first = await newest(requests, 2);
+  assert.match(first.path, /wait=0$/);
+  first.answer(200, LINE_OF_HELLO);
+  const second = await newest(requests, 3);
+  assert.match(second.path, /wait=25$/);
+  assert.equal(channel.status.state, "attached");
+  second.answer(200, `["h",{"recv":0}]\n["m",1,"one"]\n`);
+  const third = await newest(requests, 4);
+  assert.match(third.path, /ack=1&wait=25$/);
+  assert.deepEqual(changes.map(({ state, transport }) => [state, transport]), [["connecting", "long_poll"], ["attached", "long_poll"]]);
+  assert.equal(channel.statistics().attaches, 1);
+  third.fail();
+  while (channel.status.state === "attached") await settled();
+  const fourth = await newest(requests, 5);
+  assert.match(fourth.path, /ack=1&wait=0$/); // whether polls get through is to be seen again
+  fourth.answer(200, LINE_OF_HELLO);
+  await newest(requests, 6);
+  assert.deepEqual(changes.slice(2).map(({ state }) => state), ["detached", "connecting", "attached"]);
+});
+
+test("a 200 that is nothing of a session is a failure", async () => {
+  const { requests, channel } = stage({ transport: "long_poll" });
+  await settled();
+  created(requests[0]);
+  const poll = await newest(requests, 2);
+  poll.answer(200, "\n"); // a frame that says nothing, from whomever
+  while (channel.status.state === "connecting" && requests.length === 2) await settled();
+  assert.equal(channel.statistics().attaches, 0);
+  assert.match(channel.status.why, /poll answered 200, and nothing of a session/);
+});
+
+test("a stream that the server rotates is followed by the next without a word", async () => {
+  const { requests, channel, changes } = stage({ transport: "http_stream" });
+  channel.onmessage = () => {};
+  await settled();
+  created(requests[0]);
+  const gets = () => requests.filter(({ path }) => path.includes("/stream"));
+  for (const at of [1, 2, 3]) {
+    while (gets().length < at) await settled();
+    gets()[at - 1].answer(200, `${LINE_OF_HELLO}["m",${at},"more"]\n`);
+  }
+  while (gets().length < 4) await settled();
+  assert.match(gets()[3].path, /ack=3$/);
+  assert.equal(channel.statistics().received, 3);
+  assert.deepEqual(changes.map(({ state }) => state), ["connecting", "attached"]);
+  assert.equal(channel.statistics().attaches, 1);
+});
+
+test("an EventSource whose stream was rotated is followed by the next without a word", async () => {
+  const { requests, sources, channel, changes } = stage({ transport: "events", cookie: true });
+  channel.onmessage = () => {};
+  await settled();
+  created(requests[0]);
+  await settled();
+  const hello = JSON.stringify({ v: 1, sid: "S".repeat(22), a: 1, recv: 0 });
+  sources[0].say("ck-hello", hello, "0");
+  sources[0].say("message", "one", "1");
+  sources[0].onerror({});
+  while (sources.length < 2) await settled();
+  sources[1].say("ck-hello", hello, "1");
+  await settled();
+  assert.deepEqual(changes.map(({ state }) => state), ["connecting", "attached"]);
+});
+
+test("a batch that is too large for a proxy is said again in halves", async () => {
+  const { requests, channel } = stage({ transport: "http_stream" });
+  await settled();
+  created(requests[0]);
+  await settled();
+  for (const text of ["1", "2", "3", "4"]) void channel.send(text);
+  await settled();
+  const bodies = () => requests.filter(({ method, url }) => method === "POST" && url.includes("ack=")).map(({ body }) => body);
+  assert.deepEqual(bodies(), ['["m",1,"1"]\n']);
+  requests.at(-1).answer(200, { ack: 1 });
+  await settled();
+  requests.at(-1).answer(413, "<html>too large</html>");
+  await settled();
+  assert.deepEqual(bodies().slice(1), ['["m",2,"2"]\n["m",3,"3"]\n["m",4,"4"]\n', '["m",2,"2"]\n']);
+  requests.at(-1).answer(413, "<html>too large</html>");
+  const info = await channel.closed;
+  assert.deepEqual([info.outcome, info.reason, info.unacknowledged], ["lost", "size", 3]);
+});
+
 test("with a cookie a WebSocket is preceded by the creation that sets it", async () => {
   const { requests, sockets } = stage({ cookie: true });
   await settled();

@@ -36,14 +36,15 @@ const CALLS = {
 };
 
 function view(machine) {
-  const { ack, deadline, isOpen, drained, link, kind, wanted, attachment, hadHello, sid, ending, closing, retryAt } = machine;
-  const uplink = [machine.uplink.taken, machine.uplink.failures, machine.uplink.notBefore];
+  const { ack, deadline, isOpen, drained, link, attached, kind, wanted, attachment, hadHello, sid, ending, closing, retryAt } = machine;
+  const uplink = [machine.uplink.taken, machine.uplink.failures, machine.uplink.notBefore, machine.uplink.most];
   const { sent, acked, bytes } = machine.sender;
   const { have, recv, recvBytes, takenBytes } = machine.receiver;
   const saved = sid === null ? null : { ...machine.save(), frames: machine.save().frames.map(plainFrame) };
   const room = machine.hasRoom(1);
   return {
-    ack, deadline, isOpen, drained, link, kind, wanted, attachment, hadHello, sid, ending, closing: closing && plainFrame(closing),
+    ack, deadline, isOpen, drained, link, attached, kind, wanted, attachment, hadHello, sid, ending,
+    closing: closing && plainFrame(closing),
     retryAt, uplink, sent, acked, bytes, have, recv, recvBytes, takenBytes, saved, room,
   };
 }

@@ -15,7 +15,8 @@ from channelkit._loop import Loop, open_loop
 from channelkit._places import place_of
 from channelkit.config import Config
 from channelkit.server.pump.link import Link
-from channelkit.server.pump.reactor import HUP, IN, OUT, RDHUP, Reactor
+from channelkit.server.pump.poller import HUP, IN, OUT, RDHUP
+from channelkit.server.pump.reactor import Reactor
 from channelkit.testing import clock
 
 Body = Callable[[Loop, "FakePoller", Reactor], Any]

@@ -1,0 +1,19 @@
+"""The part of epoll that the pump uses."""
+
+from __future__ import annotations
+
+import select
+from typing import Protocol
+
+IN, OUT, HUP, ERR, RDHUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP, select.EPOLLERR, select.EPOLLRDHUP
+
+
+class Poller(Protocol):
+    """What `select.epoll` has of it; tests script another."""
+
+    def register(self, fd: int, eventmask: int) -> None: ...
+    def modify(self, fd: int, eventmask: int) -> None: ...
+    def unregister(self, fd: int) -> None: ...
+    def poll(self, timeout: float, maxevents: int) -> list[tuple[int, int]]: ...
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
