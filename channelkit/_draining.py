@@ -87,7 +87,8 @@ class Draining:
     def handler_ended(self) -> None:
         """A handler has returned, however."""
         self.running -= 1
-        self.changed()
+        if self.stopping:
+            self.changed()
 
     def statistics(self) -> ServerStatistics:
         """What has happened on this host, and what is open now.  May be called from any thread."""

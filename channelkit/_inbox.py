@@ -70,7 +70,7 @@ class Inbox(Outgoing):
     def _inbox_full(self) -> bool:
         config = self._config
         assert self._inbox is not None
-        return len(self._inbox) >= config.max_inbox or self._waiting_bytes >= config.max_inbox_bytes
+        return len(self._inbox) >= config.max_inbox or self._inbox_bytes - self._taken_bytes >= config.max_inbox_bytes
 
     @property
     def _waiting_bytes(self) -> int:

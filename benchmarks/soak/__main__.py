@@ -1,7 +1,7 @@
 """Soak channelkit: many clients, hostile ones, slow ones; `/hello` must always be answered, and nothing may be left.
 
-    python -m benchmarks.soak [many churn resets slow slowhttptest] [--backend trio] [--tls]
-                              [--seed 1] [--small] [--connections 10000] [--slow-seconds 600] [--out FILE]
+    python -m benchmarks.soak [many churn resets slow slowhttptest] [--backend trio] [--tls] [--seed 1] [--small]
+                              [--connections 10000] [--slow-seconds 600] [--out FILE] ...
 
 It needs Linux and a descriptor limit above `--connections` (`ulimit -Hn`).  Exits 1 if a scene left something behind.
 """
@@ -24,7 +24,7 @@ from benchmarks.soak.running import Probe, Running
 from benchmarks.soak.scenes import SCENES, Size, mb
 
 SMALL = Size(connections=500, churn=2000, resets=500, slow_clients=100, slow_seconds=5.0)
-GROWTH = 30 * 1024 * 1024  # bytes of memory that may stay behind a scene: an allocator does not give all back
+GROWTH = 30 * 1024 * 1024  # bytes of memory that may stay behind a scene: Python's allocator does not give all back
 WARM_UP = 200
 
 
@@ -38,17 +38,14 @@ def main(args: list[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--small", action="store_true", help="seconds instead of minutes")
-    parser.add_argument("--connections", type=int)
-    parser.add_argument("--slow-seconds", type=float)
+    for name, default in dataclasses.asdict(Size()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), help=f"(default: {default})")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(args)
     if unknown := set(given.scenes) - set(SCENES):
         parser.error(f"no such scene: {', '.join(sorted(unknown))}")
-    size = SMALL if given.small else Size()
-    if given.connections:
-        size = dataclasses.replace(size, connections=given.connections)
-    if given.slow_seconds:
-        size = dataclasses.replace(size, slow_seconds=given.slow_seconds)
+    asked = {name: value for name in dataclasses.asdict(SMALL) if (value := getattr(given, name)) is not None}
+    size = dataclasses.replace(SMALL if given.small else Size(), **asked)
     raise_descriptor_limit()
     report = soak(given.scenes or list(SCENES), given.backend, given.seed, size, tls=given.tls)
     text = json.dumps(report, indent=1)
@@ -94,14 +91,15 @@ def play(running: Running, name: str, rng: random.Random, size: Size) -> dict[st
         figures = SCENES[name](running, rng, size)
     seconds = time.monotonic() - start
     settled = running.settle(descriptors)
-    after = running.memory
+    left, after = running.descriptors, running.memory
+    trimmed = running.trimmed()
     return {
-        "good": settled and not probe.errors and after - memory < GROWTH,
+        "good": settled and not probe.errors and trimmed - memory < GROWTH,
         "seconds": round(seconds, 1),
         **figures,
         "hello": probe.result(),
-        "descriptors": {"before": descriptors, "after": running.descriptors},
-        "memory_mb": {"before": mb(memory), "after": mb(after)},
+        "descriptors": {"before": descriptors, "after": left},
+        "memory_mb": {"before": mb(memory), "after": mb(after), "trimmed": mb(trimmed)},
     }
 
 

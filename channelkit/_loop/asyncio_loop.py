@@ -60,7 +60,7 @@ class _NativeTasks:
         # Not by the loop's task factory: an eager one would run a handler inside the tick.
         task = asyncio.Task(self._run(function), loop=self._loop.native, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._done, context=self._loop._context)  # or each would get a copy of its own
 
     async def _run(self, function: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         with anyio.CancelScope() as scope:
@@ -153,6 +153,13 @@ class AsyncioLoop(Loop):
         self._set_timer(math.inf)
         for fd in tuple(self._watched):
             self.unwatch(fd)
+
+
+def tell_no_library() -> None:
+    """The current context is for code outside the loop, which may run `anyio.run`."""
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None:
+        sniffio.current_async_library_cvar.set(None)
 
 
 def tell_sniffio() -> None:

@@ -89,15 +89,17 @@ class Runner:
 
 @coroutine
 def _rest(context: Context, one: Coroutine[Any, Any, Any], wanted: Any) -> Generator[Any, Any, None]:
-    """Go on with a coroutine that has yielded `wanted` to its event loop."""
-    run, send = context.run, one.send
+    """Go on with a coroutine that has yielded `wanted` to its event loop.
+
+    It lives as long as a WebSocket's handler waits, so it keeps nothing that it can make again.
+    """
     try:
         while True:
             try:
                 value = yield wanted
             except BaseException as error:
-                wanted = run(one.throw, error)
+                wanted = context.run(one.throw, error)
             else:
-                wanted = run(send, value)
+                wanted = context.run(one.send, value)
     except StopIteration:
         return

@@ -7,6 +7,7 @@ only then does a worker give up its place in the pool.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
@@ -30,6 +31,10 @@ class _MustWait:
 MUST_WAIT: Any = _MustWait()
 
 
+#: Seconds for which an interrupted thread waits until its call is called off: two turns of the loop, if it turns.
+CALLING_OFF = 1.0
+
+
 class LoopEnded(RuntimeError):
     """The loop a thread asked has ended, or ended while it waited."""
 
@@ -46,15 +51,28 @@ def ask(loop: Loop, function: Callable[..., T], *args: Any) -> T:
 
 
 def wait_for(
-    loop: Loop, name: str, begin: Callable[[], Any], go_on: Callable[[], Coroutine[Any, Any, Any]], **options: Any
+    loop: Loop,
+    name: str,
+    begin: Callable[[], Any],
+    go_on: Callable[[], Coroutine[Any, Any, Any]],
+    timeout: float | None = None,
+    **options: Any,
 ) -> Any:
     """`Crossing(loop, begin, go_on, ...).wait()`, for the method `name`, which only other threads may call."""
+    if timeout is not None and math.isnan(timeout):  # the loop's timers would be out of order for ever
+        raise ValueError(f"timeout of {name}() must be seconds from 0 or None, not {timeout!r}")
     if loop.in_loop_thread:
         raise RuntimeError(
             f"{name}() of a blocking view would stop the event loop that it waits for; on the loop's own thread use "
             f"the loop's own object: `await {name}(...)`"
         )
-    return Crossing(loop, begin, go_on, **options).wait()
+    return Crossing(loop, begin, go_on, timeout=timeout, **options).wait()
+
+
+def _held() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
 
 
 class Crossing:
@@ -77,6 +95,7 @@ class Crossing:
         "_job",
         "_loop",
         "_no_room",
+        "_off",
         "_result",
         "_scope",
         "_timeout",
@@ -105,8 +124,8 @@ class Crossing:
         self._error: BaseException | None = None
         self._finished = False
         self._abandoned = False
-        self._done = threading.Lock()  # held until the outcome is there
-        self._done.acquire()
+        self._done = _held()  # until the outcome is there
+        self._off: threading.Lock | None = None  # held until the call is called off
 
     def wait(self) -> Any:
         """In the caller's thread: the outcome.  Raises LoopEnded if the loop ends before."""
@@ -130,10 +149,18 @@ class Crossing:
             raise LoopEnded from None
 
     def _interrupted(self) -> None:
-        try:
-            self._loop.run_from_thread(self._abandon)
-        except RuntimeError:
-            pass
+        """Call it off, and wait for that, so that this thread may go on with another call of its kind."""
+        self._off = _held()
+        said = False
+        while not said:
+            try:
+                self._loop.run_from_thread(self._abandon)
+                said = True
+            except RuntimeError:
+                return
+            except KeyboardInterrupt:  # once more, in the middle of it
+                continue
+        self._off.acquire(timeout=CALLING_OFF)
 
     # -- on the loop
 
@@ -193,6 +220,8 @@ class Crossing:
         self._done.release()
 
     def _abandon(self) -> None:
+        if self._abandoned:
+            return
         self._abandoned = True
         if self._finished:
             self._take_back()
@@ -200,5 +229,7 @@ class Crossing:
             self._scope.cancel()
 
     def _take_back(self) -> None:
+        assert self._off is not None
+        self._off.release()
         if self._error is None and self._give_back is not None:
             self._give_back(self._result)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from channelkit._lifecycle import logger
+from channelkit._loop import tell_no_library
 from channelkit.errors import HandlerError
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Job:
         self._function = function
         self._args = args
         self._context = copy_context()
+        self._context.run(tell_no_library)  # a worker is no part of our loop: it may run one of its own
         self.kind = kind
         self.state = NEW
         self.queued_at = time.monotonic()

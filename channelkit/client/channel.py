@@ -62,6 +62,7 @@ class ClientChannel:
         self._on_change = on_change
         self._doing = Doing(self._act)
         self.failure: ConnectFailed | None = None
+        self.trouble = ""  # what stood last in the way of a session, for the one who waits for it
         self.saved = False
 
     def __repr__(self) -> str:
@@ -172,7 +173,7 @@ class ClientChannel:
             if self.failure is not None:
                 raise self.failure
             if self._info is not None:
-                raise ConnectFailed(f"no session: {self._info}")
+                raise ConnectFailed(f"no session: {self.trouble or self._info}")
             await self._change()
 
     def switch(self, transport: str) -> None:

@@ -112,9 +112,12 @@ class Connections:
             self._fail(f"cannot reach {self._address.origin}: {error.strerror or error}; does the server run there?")
 
     def _not_there(self, status: int, code: str | None) -> None:
-        if not self._machine.had_hello and 400 <= status < 500 and status != 429:
-            what = f"{status}{f' {code}' if code else ''}"
-            self._fail(f"{self._address.origin}{self._address.base} answered {what}; is that the URL of an Endpoint?")
+        """Instead of a session came this answer: one that will not change is told now, any other at the end."""
+        answered = f"{self._address.origin}{self._address.base} answered {status}{f' {code}' if code else ''}"
+        if status >= 500 or status == 429 or (status < 400 and self._machine.sid is not None):
+            self._channel.trouble = answered  # also a gate of the network, before a session that waits behind it
+        elif not self._machine.had_hello:
+            self._fail(f"{answered}; is that the URL of an Endpoint?")
 
     def _fail(self, text: str) -> None:
         self._channel.failure = ConnectFailed(text)
@@ -134,7 +137,7 @@ class Connections:
                 retry_after = answer.retry_after
                 self._not_there(answer.status, decode_answer(body)[0])
         except TimeoutError:
-            pass
+            self._channel.trouble = f"{self._address.origin} did not answer in time"
         except FAILURES as error:
             self._unreachable(error)
         except (BadMessage, ValueError):

@@ -55,7 +55,7 @@ class Sessions:
     def channel(self, session_id: str) -> SessionChannel | None:
         """The channel of an open session, or None."""
         kept = self._sessions.get(session_id)
-        return None if kept is None or kept.live.machine.over else kept.live.channel
+        return None if kept is None else kept.live.channel
 
     def proven(self, loop: Loop, sid: str | None, secret: str | None) -> bool:
         """Whether this is the secret of this session, whoever asks."""

@@ -22,9 +22,10 @@ async def post(request: Request, live: LiveSession, query: Query) -> Response:
     if (coding := request.headers.get("content-encoding", "identity").lower()) != "identity":
         raise BadMessage(f"a body is taken as it is, not in Content-Encoding {coding[:40]!r}")
     content_type = request.headers.get("content-type", "")
-    body = await _body(request, line_limit(limit))
+    lines = media_type(content_type) == "application/x-ndjson"
+    body = await _body(request, line_limit(limit) if lines else limit)
     frames: list[Numbered]
-    if media_type(content_type) == "application/x-ndjson" or (not body and query.n is None):
+    if lines or (not body and query.n is None):
         frames = decode_batch(body, limit)
     else:
         frames = [decode_body(content_type, body, query.n, limit)]
@@ -33,11 +34,17 @@ async def post(request: Request, live: LiveSession, query: Query) -> Response:
 
 
 async def _body(request: Request, limit: int) -> bytes:
+    """The whole body; one that is announced too large is not asked for, as a 100 (Continue) would do."""
+    announced = request.headers.get("content-length", "0")
+    size = int(announced) if announced.isascii() and announced.isdigit() and len(announced) < 20 else 0
     pieces: list[bytes] = []
-    size = 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size > limit:
-            raise MessageTooBig(f"a body of more than {limit} bytes")
-        pieces.append(piece)
+    if size <= limit:
+        size = 0
+        async for piece in request.stream():
+            size += len(piece)
+            if size > limit:
+                break
+            pieces.append(piece)
+    if size > limit:
+        raise MessageTooBig(f"a body of {size} bytes or more; at most {limit} are taken")
     return b"".join(pieces)

@@ -287,7 +287,8 @@ class HttpConnection:
         self._served = True
         more = self._reader.next_request()
         self._deadline.set(self.config.keep_alive_timeout)
-        self._read_on()
+        if self._held_back:
+            self._read_on()
         if more or self._eof:
             self._go_on_soon()
 

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import math
-import signal
-import sys
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Literal, Unpack
 
 import anyio
-import anyio.to_thread
 from anyio.abc import TaskStatus
 
 from channelkit._draining import LastAct, OnStop, on_stop_of
@@ -30,8 +25,8 @@ from channelkit.server.lifespan import Life, Lifespan, lifespan_of, living
 from channelkit.server.listener import Opened, open_all
 from channelkit.server.pump.reactor import Reactor
 from channelkit.server.pump.tls_link import TlsAcceptor
+from channelkit.server.signals import heard
 from channelkit.statistics import ServerStatistics
-from channelkit.tls import TLS
 from channelkit.wire.client_hello import INTERNAL_ERROR
 from channelkit.wire.http1_responses import BUSY
 
@@ -47,6 +42,7 @@ class Server:
         self._addresses: tuple[str, ...] = ()
         self._port = 0
         self._owns_process = False
+        self._patience = 0.0  # that the next signal has with it
         self._core: ServerCore | None = None
         self._loop: Loop | None = None
         self._stop_requested = False
@@ -179,7 +175,8 @@ class Server:
         task_status: TaskStatus[Server],
     ) -> None:
         try:
-            async with _process(self, handle_signals, config):
+            self._patience = config.drain_timeout
+            async with heard(self, handle_signals, config):
                 with anyio.CancelScope() as self._starting:
                     async with living(lifespan, config.lifespan_timeout) as self._life:
                         await self._listen(handler, config, task_status)
@@ -244,6 +241,13 @@ class Server:
             self._tell(systemd.STOPPING)
         for one in self._opened:
             one.close()
+
+    def _insist(self) -> None:
+        """A signal: the first one stops it, each further one cuts short what it finds: requests, the closing lifespan."""
+        self.stop_soon(self._patience)
+        if self._patience == 0.0 and self._life is not None:
+            self._life.hurry()
+        self._patience = 0.0
 
     def _tell(self, *states: str) -> None:
         """Tell the service manager, if this server is what the process is there for."""
@@ -353,73 +357,3 @@ def checked_config(options: Any) -> Config:
         return Config(**options)
     except TypeError as error:
         raise TypeError(f"{error}; the options are the fields of channelkit.Config") from None
-
-
-@asynccontextmanager
-async def _process(server: Server, wanted: bool, config: Config) -> AsyncIterator[None]:
-    """While this is open the process is the server's: SIGINT and SIGTERM stop it, systemd is told how it is.
-
-    From before the lifespan is opened until it has closed: process 1 of a container hears no signal that it has not
-    asked for.  SIGHUP reads certificates again, if there are files of them.
-
-    Only the main thread may listen to signals.
-    """
-    if not wanted or threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
-        yield
-        return
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if any(isinstance(one.ssl or config.ssl, TLS) for one in config.listeners):
-        numbers.append(signal.SIGHUP)
-    problem: BaseException | None = None
-    server._owns_process = True
-    with _handlers_kept(numbers), anyio.open_signal_receiver(*numbers) as received:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_watch_signals, server, received, config.drain_timeout)
-            try:
-                yield
-            except anyio.get_cancelled_exc_class():
-                raise
-            except BaseException as error:  # kept out of the group, which would wrap it
-                problem = error
-            tasks.cancel_scope.cancel()
-    if problem is not None:
-        raise problem
-
-
-@contextmanager
-def _handlers_kept(numbers: Sequence[signal.Signals]) -> Iterator[None]:
-    """What has handled these signals does so again afterwards, and those that came too late are nobody's.
-
-    asyncio would leave the defaults; trio raises again what nobody has taken, and that would kill an orderly end.
-    """
-    before = {number: signal.signal(number, lambda number, frame: None) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-async def _watch_signals(server: Server, received: AsyncIterator[signal.Signals], patience: float) -> None:
-    """Each signal after the first cuts short what it finds: running requests, or the lifespan that closes."""
-    async for number in received:
-        if number == signal.SIGHUP:
-            await _reload(server)
-            continue
-        logger.info("%s: stopping", number.name)
-        server.stop_soon(patience)
-        if patience == 0.0 and server._life is not None:
-            server._life.hurry()
-        patience = 0.0
-
-
-async def _reload(server: Server) -> None:
-    """Nobody is there to catch what is wrong: it is logged, and the old certificates stay."""
-    if server.status != "running":
-        return  # they are to be read yet, or for nobody
-    systemd.reloading()
-    try:
-        await anyio.to_thread.run_sync(server.reload_certificates)
-    except ConfigError as error:
-        logger.error("SIGHUP: the certificates stay as they were: %s", error)
-    systemd.notify(systemd.READY)

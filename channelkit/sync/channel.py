@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_making = threading.Lock()
+_making = threading.RLock()  # a signal's handler may ask for a view too
 
 
 class SyncChannel:
@@ -297,5 +297,6 @@ def view(channel: Channel) -> SyncChannel:
     """The one blocking view of `channel`."""
     with _making:
         if channel._sync is None:
-            channel._sync = SyncChannel(channel)
+            made = SyncChannel(channel)
+            channel._sync = channel._sync or made
         return channel._sync

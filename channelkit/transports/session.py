@@ -35,6 +35,7 @@ class LiveSession:
     __slots__ = (
         "_armed",
         "_carriers",
+        "_channel",
         "_context",
         "_deadline",
         "_direct",
@@ -45,7 +46,6 @@ class LiveSession:
         "_pulling",
         "_sender",
         "_start",
-        "channel",
         "loop",
         "machine",
         "principal",
@@ -77,9 +77,14 @@ class LiveSession:
         self._context = contextvars.copy_context()
         inner = SessionExchange(self, exchange.config, exchange.loop, exchange.host)
         kind = ProcessedChannel if machine.config.ack == "processed" else SessionChannel
-        self.channel = kind(request.outliving(), inner)
+        self._channel: SessionChannel | None = kind(request.outliving(), inner)
         self._host.join(self)
         self._arm()
+
+    @property
+    def channel(self) -> SessionChannel | None:
+        """The application's end; None when the session is over: what is remembered of it holds no message."""
+        return self._channel
 
     # -- what carriers and requests tell
 
@@ -179,7 +184,8 @@ class LiveSession:
 
     def going_away(self, now: bool) -> None:
         """The host stops: close in order with 1001 while there is time, else at once."""
-        self.channel.going_away(now)
+        if self._channel is not None:
+            self._channel.going_away(now)
         if now:
             self.abort()
 
@@ -207,14 +213,18 @@ class LiveSession:
             if carrier is not None:
                 carrier.finish(action)
                 self._left(carrier)
-        elif isinstance(action, Room):
-            self.loop.call_soon(self.channel._room)
+        elif self._channel is not None:
+            self._tell(self._channel, action)
+
+    def _tell(self, channel: SessionChannel, action: ServerAction) -> None:
+        if isinstance(action, Room):
+            self.loop.call_soon(channel._room)
         elif isinstance(action, Start):
-            self._begin()
+            self._begin(channel)
         elif isinstance(action, Ended):
-            self._end(action.ending)
+            self._end(channel, action.ending)
         else:
-            self.channel.moved(action)
+            channel.moved(action)
 
     def _left(self, carrier: Carrier) -> None:
         """What this one wrote may still be under way; of the one before it nobody wants that any more."""
@@ -222,16 +232,18 @@ class LiveSession:
             before.drop()
         self._leaving = weakref.ref(carrier) if hasattr(carrier, "drop") else None
 
-    def _begin(self) -> None:
+    def _begin(self, channel: SessionChannel) -> None:
         self._pulling = True
-        if self.channel._phase == NEW:
+        if channel._phase == NEW:
             # Whatever request came first: the handler lives in the context of the session's creation.
-            self._context.run(self._start, self.channel)
+            self._context.run(self._start, channel)
         self.loop.call_soon(self._pull_soon)
 
-    def _end(self, ending: Ending) -> None:
+    def _end(self, channel: SessionChannel, ending: Ending) -> None:
         self._deadline.cancel()
-        self.channel.ended(ending)
+        self._channel = None
+        self._context = contextvars.Context()
+        channel.ended(ending)
         self._host.leave(self)
         self._over(self)
 
@@ -244,8 +256,8 @@ class LiveSession:
         if machine.over:
             return
         hold = machine.receiver.hold
-        while hold and self._pulling and (message := machine.pull()) is not None:
-            self.channel._received(message.payload)
+        while hold and self._pulling and self._channel is not None and (message := machine.pull()) is not None:
+            self._channel._received(message.payload)
         actions = machine.settle(now)
         if actions:
             self.do(actions)

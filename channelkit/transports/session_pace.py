@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sized
 from typing import TYPE_CHECKING, Any
 
-from channelkit.session.frames import End, Frame, Message, Ping
+from channelkit.session.frames import End, Frame, Message
 
 if TYPE_CHECKING:
     from channelkit.spi import Exchange, Outbox, Session
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class PacedCarrier(ABC):
     """A `spi.Carrier` that goes on, and stops writing messages while more than `soft_mark` is unsent.
 
-    What it skipped follows when there is `room`, from what the session keeps.  All else is written at once, but for
-    pings: bytes are under way.
+    What it skipped follows when there is `room`, from what the session keeps.  All else is written at once: a ping too
+    comes sooner then than behind a whole window.
     """
 
     __slots__ = ("_behind", "_exchange", "_mark", "_number", "_outbox", "_session")
@@ -51,11 +51,8 @@ class PacedCarrier(ABC):
         room = self._mark - self._outbox.unsent
         pieces = []
         for frame in frames:
-            if isinstance(frame, Message | End):
-                if room < 0 or self._behind:
-                    self._skip(frame.n)
-                    continue
-            elif self._behind and isinstance(frame, Ping):
+            if (room < 0 or self._behind) and isinstance(frame, Message | End):
+                self._skip(frame.n)
                 continue
             piece = self._encoded(frame)
             room -= len(piece)

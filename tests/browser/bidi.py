@@ -40,6 +40,7 @@ GONE = (
     "discarded",
 )
 KEYS = {"\r": "\ue007", "\t": "\ue004"}
+PATIENCE = 3 * DEADLINE  # a first start, with an empty profile, takes long
 DARK = "layout.css.prefers-color-scheme.content-override"
 
 
@@ -80,7 +81,7 @@ class Browser(driver.Browser):
         """Send one command and return its result.  Raises BrowserError if the browser refuses it."""
         self._number += 1
         self._websocket.send(json.dumps({"id": self._number, "method": method, "params": params}))
-        while (message := json.loads(self._websocket.recv(DEADLINE))).get("id") != self._number:
+        while (message := json.loads(self._websocket.recv(PATIENCE))).get("id") != self._number:
             self._event(message)
         if message["type"] == "error":
             raise _error(f"{method}: {message['error']}: {message['message']}")
@@ -121,7 +122,8 @@ class Browser(driver.Browser):
     def _event(self, message: dict[str, Any]) -> None:
         entry = message["params"]
         page = self._pages.get(entry.get("source", {}).get("context", ""))
-        if page is not None and entry.get("level") == "error":
+        icon = "favicon.ico" in str(entry.get("text"))  # it wants one for what is no page, too
+        if page is not None and entry.get("level") == "error" and not icon:
             page.complaints.append(f"{entry['text']} {entry.get('stackTrace')}")
 
 

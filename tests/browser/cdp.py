@@ -36,19 +36,21 @@ KEYS = {"\r": ("Enter", 13), "\t": ("Tab", 9)}
 @contextmanager
 def browser(program: str) -> Iterator[Browser]:
     """A headless browser with an empty profile, gone at the end of the block."""
-    with tempfile.TemporaryDirectory(prefix="cdp-", ignore_cleanup_errors=True) as profile:
-        with driver.running([program, *ARGUMENTS, f"--user-data-dir={profile}"]) as process:
+    with (
+        tempfile.TemporaryDirectory(prefix="cdp-", ignore_cleanup_errors=True) as profile,
+        driver.running([program, *ARGUMENTS, f"--user-data-dir={profile}"]) as process,
+    ):
 
-            def address() -> str:
-                port, path = (Path(profile) / "DevToolsActivePort").read_text().split("\n")
-                return f"ws://127.0.0.1:{port}{path}"
+        def address() -> str:
+            port, path = (Path(profile) / "DevToolsActivePort").read_text().split("\n")
+            return f"ws://127.0.0.1:{port}{path}"
 
-            # No pings: they come from a thread, by the global `random`, which Hypothesis catches in other tests.
-            with connect(driver.listening(process, address), max_size=None, ping_interval=None) as websocket:
-                made = Browser(process, websocket)
-                yield made
-                made.command("Browser.close")
-            process.wait(DEADLINE)
+        # No pings: they come from a thread, by the global `random`, which Hypothesis catches in other tests.
+        with connect(driver.listening(process, address), max_size=None, ping_interval=None) as websocket:
+            made = Browser(process, websocket)
+            yield made
+            made.command("Browser.close")
+        process.wait(DEADLINE)
 
 
 class Browser(driver.Browser):

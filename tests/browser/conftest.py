@@ -19,7 +19,23 @@ import driver
 import webdriver
 
 DRIVERS: dict[str, ModuleType] = {"chromium": cdp, "firefox": bidi, "webkit": webdriver}
-CHOSEN = os.environ.get("CHANNELKIT_BROWSERS", "chromium,firefox").split(",")
+#: Whoever names browsers in CHANNELKIT_BROWSERS gets every test in each; else there is all in Chromium, and in Firefox
+#: what is marked `every_browser`, on one loop: what is a matter of the browser, and not of the server.
+NAMED = os.environ.get("CHANNELKIT_BROWSERS")
+CHOSEN = (NAMED or "chromium,firefox").split(",")
+#: The modules' types, where somebody names a `tsc` (npm install typescript).
+collect_ignore = [] if os.environ.get("CHANNELKIT_TSC") else ["test_types.py"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [] if NAMED else [item for item in items if _is_extra(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _is_extra(item: pytest.Item) -> bool:
+    params = list(item.callspec.params.values()) if hasattr(item, "callspec") else []
+    return "firefox" in params and ("trio" in params or item.get_closest_marker("every_browser") is None)
 
 
 @pytest.fixture(scope="session", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in CHOSEN])

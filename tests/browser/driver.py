@@ -1,7 +1,8 @@
 """What every driver of a browser can do: one interface, behind it three protocols (cdp.py, bidi.py, webdriver.py).
 
 Enough to open pages, evaluate JavaScript in them, wait for what it says, and take pictures.  What a browser cannot be
-told to do is False in its `Browser` (`offline`, `freezes`, ...), with the reason there: a test asks, and goes another way.
+told to do is False in its `Browser` (`offline`, `freezes`, ...), with the reason there: a test asks, and goes
+another way.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ Address = TypeVar("Address")
 DEADLINE = 20.0  # seconds; a browser on a busy machine, so generous: it is only ever reached by a failure
 
 #: How complaints begin that come from a lost connection; Chromium's two, and Firefox's.
-OF_NETWORK = ("Failed to load resource", "WebSocket connection to", "The connection to ws", "Firefox can’t establish")
+OF_NETWORK = (
+    "Failed to load resource",
+    "WebSocket connection to",
+    "The connection to ws",
+    "Firefox can\u2019t establish",
+)
 
 
 class BrowserError(Exception):

@@ -22,7 +22,6 @@ import driver
 from lists import Lists, Talk, numbers
 from proxy import CuttingProxy
 
-
 Backend = Literal["asyncio", "trio"]
 TRANSPORTS = ("websocket", "http_stream", "events", "long_poll")
 #: A scenario runs by two of them on each server: what a transport does on which loop is proved without a browser.
@@ -130,6 +129,7 @@ def judge(site: Site, *pages: driver.Page) -> list[dict[str, Any]]:
     return told
 
 
+@pytest.mark.every_browser
 def test_switched(site: Site) -> None:
     """The transport changes while both sides talk: each one after each other one."""
     page = site.open("websocket")
@@ -156,6 +156,7 @@ def test_cut(site: Site) -> None:
     assert site.proxy.cuts >= 3 * len(pages)
 
 
+@pytest.mark.every_browser
 def test_offline(site: Site) -> None:
     """The network goes, and comes back."""
     pages = site.open_all()
@@ -176,6 +177,7 @@ def test_offline(site: Site) -> None:
     judge(site, *pages)
 
 
+@pytest.mark.every_browser
 def test_reloaded(site: Site) -> None:
     """With its state a page goes on where it was, twice; it is another instance of the same session."""
     pages = site.open_all()
@@ -191,6 +193,7 @@ def test_reloaded(site: Site) -> None:
     assert [page.evaluate("channel.sessionId") for page in pages] == sessions
 
 
+@pytest.mark.every_browser
 def test_reloaded_without_state(site: Site) -> None:
     """The session is closed, with everything that was said before; the page begins another one."""
     for transport in site.transports:
@@ -209,6 +212,7 @@ def test_reloaded_without_state(site: Site) -> None:
         judge(site, page)
 
 
+@pytest.mark.every_browser
 def test_duplicated(site: Site) -> None:
     """A tab that is duplicated is another one, with a session of its own; both go on."""
     page = site.open("websocket")
@@ -223,6 +227,7 @@ def test_duplicated(site: Site) -> None:
 SAVE = "sessionStorage.setItem('channelkit ' + location.origin + '/lists/ck', channel.save())"
 
 
+@pytest.mark.every_browser
 def test_taken_over(site: Site) -> None:
     """A page that finds the state of one that still lives goes on in its place; the older one is told so."""
     page = site.open("websocket")
@@ -276,6 +281,7 @@ def test_asleep(site: Site) -> None:
     judge(site, *pages)
 
 
+@pytest.mark.every_browser
 def test_left_and_shown_again(site: Site) -> None:
     """A page that was left goes on when it is shown again: it was put away with no connection, or is loaded anew."""
     pages = site.open_all()

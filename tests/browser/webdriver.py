@@ -174,6 +174,9 @@ class Page(driver.Page):
         self.command("POST", "/actions", {"actions": [{"type": "pointer", "id": "mouse", "actions": moves}]})
 
     def keys(self, text: str) -> None:
+        if max(text) > "\uffff":  # the protocol's keys are of 16 bits here
+            self.evaluate(f"document.execCommand('insertText', false, {json.dumps(text)})")
+            return
         focused = self._element("/element/active")
         sent = "".join(KEYS.get(one, one) for one in text)
         self.command("POST", f"/element/{focused}/value", {"text": sent})

@@ -302,6 +302,26 @@ def test_nobody_there(transport: str, backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("transport", ["websocket", "long_poll"])
+@pytest.mark.parametrize(("status", "patience"), [(200, 0), (301, 0), (403, 0), (500, 30), (503, 30)])
+def test_what_was_answered_instead_is_told(status: int, patience: int, transport: str, backend: Backend) -> None:
+    """At once where it will not change, else when the patience is over."""
+
+    async def other(request: Request) -> Response:
+        return Response(status, body="something else")
+
+    async def main() -> None:
+        async with open_host(other) as host:
+            began = anyio.current_time()
+            with pytest.raises(ConnectFailed, match=f"http://test/ck answered {status}"):
+                async with connect(URL, transport=transport, dial=Network(host).dial):
+                    raise AssertionError("connected to something else")
+            assert anyio.current_time() - began == pytest.approx(patience, abs=1)
+
+    clock.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_error_inside(backend: Backend) -> None:
     """An exception comes out as it is, and the server is told 1011."""
     room = Room()

@@ -622,6 +622,25 @@ def test_ended_sessions_are_remembered_within_a_bound(where: str, backend: Backe
     run(endpoint_of(session=SessionConfig(max_sessions=3)), where, backend, talk)
 
 
+def test_what_is_remembered_of_an_ended_session_holds_no_message(where: str, backend: Backend) -> None:
+    """Who makes a session, fills it and deletes it, again and again, leaves nothing of what it sent."""
+
+    async def never_reads(channel: Channel) -> None:
+        await channel.wait_closed()
+
+    async def talk(site: Site) -> None:
+        await site.create()
+        await site.session("POST", "?n=1", b"a large message")
+        assert (await site.session("DELETE")).status == 204
+        await anyio.sleep(1)
+        kept = endpoint._sessions._sessions[site.sid]
+        assert not any(isinstance(one, Channel) for one in reachable(kept))
+        assert (await site.poll()).json == {"code": "killed", "reason": "the session is over", "ack": 1}
+
+    endpoint = endpoint_of(never_reads)
+    run(endpoint, where, backend, talk)
+
+
 def test_an_abandoned_session_ends_by_its_grace(where: str, backend: Backend) -> None:
     """A client that never comes back: `on_close` once, abandoned, within grace; and the handler's rest is told."""
     told: list[tuple[Any, float]] = []

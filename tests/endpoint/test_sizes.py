@@ -64,3 +64,21 @@ def test_a_body_that_the_server_does_not_take_is_a_told_loss(transport: str, bac
             assert (info.delivered, channel.left) == (False, ("\0" * (2 * MIB),))
 
     clock.run(main, backend=backend)
+
+
+@everywhere
+@pytest.mark.parametrize(("kind", "most"), [("application/x-ndjson", 6 * 1000 + 1024), ("text/plain", 1000)])
+def test_a_body_that_is_announced_too_large_is_not_asked_for(kind: str, most: int, backend: Backend) -> None:
+    """413 and not 100 (Continue), to the byte."""
+
+    async def talk(site: Site) -> None:
+        await site.create()
+        for size, wanted in ((most, b" 100 "), (most + 1, b" 413 ")):
+            stream = site.host.connect()
+            head = f"POST /room/ck/{site.sid}?n=1 HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {site.secret}\r\n"
+            await stream.send(f"{head}Content-Type: {kind}\r\nContent-Length: {size}\r\n".encode())
+            await stream.send(b"Expect: 100-continue\r\n\r\n")
+            assert wanted in (await stream.receive()).partition(b"\r\n")[0]
+            await stream.aclose()
+
+    run(endpoint_of(sizes, session=SessionConfig(max_message=1000)), "own", backend, talk)

@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import pytest
+import sniffio
 
 from channelkit import (
     CloseStatus,
@@ -95,6 +97,30 @@ def test_system_exit_out_of_a_callback(backend: Backend, grouped: bool) -> None:
         (error,) = error.exceptions
     assert isinstance(error, SystemExit)
     assert ends == [CloseStatus.SERVER_CLOSE]
+
+
+# -- event loops of its own
+
+
+@pytest.mark.parametrize("library", ["asyncio", "trio"])
+def test_an_event_loop_in_a_worker(host: Host, library: str) -> None:
+    """`anyio.run` works in handlers and callbacks, with either backend: a worker is no part of the server's loop."""
+
+    async def main() -> str:
+        await anyio.lowlevel.checkpoint()
+        return sniffio.current_async_library()
+
+    def run(*_: Any) -> str:
+        return anyio.run(main, backend=library)
+
+    def handler(request: SyncRequest) -> Any:
+        return as_channel(request, on_receive=lambda channel, _: channel.send(run())) if request.is_websocket else run()
+
+    host.serve(handler)
+    assert host.connect().ask().body == library.encode()
+    peer = host.connect()
+    peer.upgrade(more=peer.frame(TEXT, b"x"))
+    assert peer.read_frame() == (0x81, library.encode())
 
 
 # -- bodies

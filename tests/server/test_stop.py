@@ -301,6 +301,39 @@ signal.raise_signal(signal.SIGTERM)
 """
 
 
+SEVERAL = """
+import signal, sys, anyio, channelkit
+
+async def handler(request):
+    return "hello"
+
+async def main():
+    async with anyio.create_task_group() as tasks:
+        async def serve(task_status):
+            await channelkit.serve(handler, port=0, task_status=task_status)
+        servers = [await tasks.start(serve) for _ in range(3)]
+        if sys.argv[2] == "first":
+            servers.pop(0).stop_soon()
+            await anyio.sleep(0.5)  # of nobody's signals: the others take them over at once
+        signal.raise_signal(signal.SIGTERM)
+    print([server.status for server in servers])
+
+signal.signal(signal.SIGTERM, lambda number, frame: print("mine"))
+anyio.run(main, backend=sys.argv[1])
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize("gone", ["first", "none"])
+def test_servers_of_one_loop_share_the_signals(backend: str, gone: str) -> None:
+    """One SIGTERM stops all that run, also when the one that heard it first has gone."""
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL, backend, gone], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    count = 2 if gone == "first" else 3
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{['stopped'] * count}\nmine\n", "")
+
+
 def test_a_programs_own_signal_handler_comes_back(backend: str) -> None:
     """What it had for SIGTERM before `serve` it has afterwards."""
     done = subprocess.run(

@@ -187,6 +187,16 @@ def test_receive(host: Host) -> None:
     assert caught.value.info == channel.close_info
 
 
+def test_a_timeout_that_is_no_number(host: Host) -> None:
+    """Is refused before it can put the loop's timers out of order."""
+    channel, _ = held(host)
+    for call in (channel.receive, channel.flush, channel.wait_closed, partial(channel.send, "x")):
+        with pytest.raises(ValueError, match="must be seconds from 0 or None, not nan"):
+            call(timeout=float("nan"))
+    with pytest.raises(TimeoutError):
+        channel.receive(0.001)
+
+
 def test_callbacks_that_are_set_later(opened: tuple[SyncChannel, Peer], host: Host) -> None:
     """From a thread that nobody knows: they run on the pool, as decorators too; late ones are still told."""
     channel, peer = opened
@@ -229,8 +239,9 @@ def test_an_interrupted_receiver(host: Host) -> None:
     interrupting = in_thread(interrupt)
     with pytest.raises(KeyboardInterrupt):
         channel.receive()
+    with pytest.raises(TimeoutError):
+        channel.receive(0)  # at once: the one that was interrupted receives no more
     interrupting.result(PATIENCE)
-    host.until(lambda: channel.channel._receiver is None)
     peer.send_frame(TEXT, b"for the next")
     assert channel.receive(PATIENCE) == "for the next"
 
@@ -247,6 +258,7 @@ def test_a_message_that_was_taken_for_an_interrupted_receiver(host: Host) -> Non
     interrupted.wait()
     assert channel.statistics().inbox_messages == 1
     interrupted._interrupted()
+    host.call(interrupted._abandon)  # pressed twice
     assert [channel.receive(PATIENCE), channel.receive(PATIENCE)] == ["one", "two"]
 
 

@@ -222,8 +222,8 @@ class Reactor:
         batch = self._batch
         if not batch:
             # The owners are looked up before any user code runs: a number may belong to another by then.
-            handlers = self._handlers
-            batch.extend((handlers.get(fd), events) for fd, events in self.poller.poll(0, EVENTS_PER_POLL))
+            owner = self._handlers.get
+            batch.extend([(owner(fd), events) for fd, events in self.poller.poll(0, EVENTS_PER_POLL)])
         began = now = self.clock()
         while batch:
             handler, events = batch.popleft()

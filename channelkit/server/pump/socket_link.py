@@ -168,7 +168,7 @@ class SocketLink(Link):
 
     def flush_turn(self) -> None:
         self._dirty = False
-        if not self._events & OUT:  # as in `flush`
+        if self.unsent and not self._events & OUT:  # as in `flush`; a receiver that parks has flushed already
             self._send_out()
 
     def flush(self) -> None:
@@ -181,7 +181,7 @@ class SocketLink(Link):
             return
         total = 0
         while out:
-            data = self._gather()
+            data = out.pop() if len(out) == 1 else self._gather()
             try:
                 sent = sock.send(data)
             except (BlockingIOError, InterruptedError):
