@@ -15,6 +15,7 @@ from channelkit import Channel, Endpoint, Request, Response, run_server
 sys.path.insert(0, str(Path(__file__).parent))
 
 import cdp
+from driver import BrowserError
 
 pytestmark = pytest.mark.xdist_group("chromium")  # the browser is started once, not once a core
 
@@ -91,11 +92,11 @@ def test_a_listed_page(elsewhere: cdp.Page) -> None:
 def test_every_page(elsewhere: cdp.Page) -> None:
     """With "*" the same by a bearer's secret, and nothing by a cookie."""
     assert tried(elsewhere, SCRIPT, origins=["*"]) == [201, True, 404, "unknown", 200, 200, True, 204]
-    with pytest.raises(cdp.BrowserError, match="Failed to fetch"):
+    with pytest.raises(BrowserError, match="Failed to fetch"):
         tried(elsewhere, EVENTS, origins=["*"])
 
 
 def test_a_page_that_is_not_listed(elsewhere: cdp.Page) -> None:
     """Nothing at all."""
-    with pytest.raises(cdp.BrowserError, match="Failed to fetch"):
+    with pytest.raises(BrowserError, match="Failed to fetch"):
         tried(elsewhere, SCRIPT)
