@@ -130,6 +130,7 @@ export class Channel {
       pull: () => this.#inbox.pull(),
       tell: (why) => (this.#why = why),
       fail: (why) => this.#fail(why),
+      blame: (why) => (this.#failure = why),
     };
     this.#links = new Links(host, {
       base: this.#base,
@@ -320,7 +321,7 @@ export class Channel {
   #over({ outcome, by, code, reason, clean, unacknowledged }) {
     const info = { code, reason, by, outcome, delivered: clean, unacknowledged };
     this.#info = this.#failure ? { ...info, outcome: "refused", by: "network", code: 1006, reason: this.#failure } : info;
-    this.#why = reason || outcome;
+    this.#why = this.#info.reason || outcome;
     this.#outbox.number();
     this.#keeper.keep();
     this.#inbox.wake();
