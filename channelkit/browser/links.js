@@ -21,7 +21,7 @@ import {
 /**
  * What the links need of a channel: to run actions, to hand over what came, and to be told why something failed.
  * @typedef {{machine: ClientMachine, now: () => number, run: (actions: Action[]) => void, pull: () => void,
- *   tell: (why: string) => void, fail: (why: string) => void}} Host
+ *   tell: (why: string) => void, fail: (why: string) => void, blame: (why: string) => void}} Host
  */
 /**
  * @typedef {{base: string, headers: Record<string, string>, credentials: RequestCredentials, cookie: boolean,
@@ -31,6 +31,9 @@ import {
 const NDJSON = { "Content-Type": "application/x-ndjson" };
 /** The most that browsers let a page say while it goes (64 KiB, less what its head needs). */
 const KEEPALIVE_BYTES = 60 * 1024;
+const NO_COOKIE =
+  "the session's cookie did not come back: browsers keep it from https only (Chromium and Firefox from http on this " +
+  "machine too), and as `credentials` allow";
 
 export class Links {
   /** @type {Map<number, {drop: () => void, write?: (message: string | Uint8Array) => void}>} */
@@ -38,6 +41,7 @@ export class Links {
   /** @type {AbortController | null} */
   #posting = null; // of the newest POST, answered or not
   #plainEvents = true; // the last EventSource had its hello: a fetch is needed to see what is wrong with one that had not
+  #onlyCookie = false; // we are known by a cookie that was set, and has not been seen to come back
 
   /** @param {Host} host @param {Network} network */
   constructor(host, network) {
@@ -70,6 +74,20 @@ export class Links {
     }
   }
 
+  /** @param {number} attachment @param {number} status @param {{code: string | null, ack: number | null}} refusal */
+  #refused(attachment, status, { code, ack }, wait = 0) {
+    const { machine, now, run, blame } = this.host;
+    if (code === "unknown" && this.#onlyCookie && attachment === machine.attachment) blame(NO_COOKIE);
+    run(machine.refused(attachment, status, code, ack, now(), wait));
+  }
+
+  /** @param {number} attachment @param {import("./codec.js").Frame} frame */
+  #received(attachment, frame) {
+    const { machine, now, run } = this.host;
+    this.#onlyCookie = false; // it came with the attach
+    run(machine.received(attachment, frame, now()));
+  }
+
   // -- requests
 
   /** @param {string} rest behind the session's address @param {RequestInit & {headers?: Record<string, string>}} options */
@@ -100,6 +118,7 @@ export class Links {
       const body = await response.text();
       if (response.status === 201) {
         const hello = readHello(JSON.parse(body));
+        this.#onlyCookie = cookie;
         run(machine.created(cookie ? { ...hello, secret: null } : hello, now()));
         return;
       }
@@ -185,7 +204,7 @@ export class Links {
         const refusal = response.status === 204 ? await this.#fetch(`?a=${a}&ack=${ack}`, options) : response;
         const { code, ack: theirs } = decodeAnswer(await refusal.text());
         tell(`${kind} answered ${said(refusal.status, code)}`);
-        if (code !== null) run(machine.refused(attachment, refusal.status, code, theirs, now(), retryAfter(refusal)));
+        if (code !== null) this.#refused(attachment, refusal.status, { code, ack: theirs }, retryAfter(refusal));
       }
     } catch (error) {
       if (!stop.signal.aborted) tell(`${kind}: ${message(error)}`);
@@ -198,7 +217,7 @@ export class Links {
   /** Read a response to its end; whether any frames came. @param {number} attachment @param {string} kind
    * @param {Response} response */
   async #read(attachment, kind, response) {
-    const { machine, now, run, pull } = this.host;
+    const { machine, now, pull } = this.host;
     let came = false;
     const { max } = machine.terms;
     const frames = kind === "events" ? new EventFrames(max) : new LineFrames(max);
@@ -207,7 +226,7 @@ export class Links {
       machine.heard(attachment, now());
       for (const frame of frames.feed(piece.value)) {
         came = true;
-        run(machine.received(attachment, frame, now()));
+        this.#received(attachment, frame);
       }
       pull();
     }
@@ -240,7 +259,7 @@ export class Links {
         try {
           const frame = decodeEvent(type, data, lastEventId, machine.terms.max);
           if (type === "ck-hello") this.#plainEvents = true;
-          if (frame !== null) run(machine.received(attachment, frame, now()));
+          if (frame !== null) this.#received(attachment, frame);
           pull();
         } catch (error) {
           over(`events: ${message(error)}`);
@@ -285,7 +304,7 @@ export class Links {
       try {
         const frame = decodeWebSocket(typeof data === "string" ? data : new Uint8Array(data), machine.terms.max);
         if (frame === null) machine.heard(attachment, now());
-        else run(machine.received(attachment, frame, now()));
+        else this.#received(attachment, frame);
         pull();
       } catch (error) {
         over(`websocket: ${message(error)}`);
@@ -296,7 +315,7 @@ export class Links {
       tell(`websocket closed with ${said(code, reason)}`);
       if (code >= 4400 && code < 4600) {
         const refusal = readCloseReason(reason);
-        run(machine.refused(attachment, code - 4000, refusal.code, refusal.ack, now()));
+        this.#refused(attachment, code - 4000, refusal);
       }
       run(machine.ended(attachment, now(), code === 1000));
     };
@@ -319,7 +338,7 @@ const said = (status, code) => (code ? `${status} ${code}` : String(status));
 /** @param {unknown} error */
 function message(error) {
   if (error instanceof BadFrame) return `not CK/1: ${error.message}`;
-  return error instanceof Error ? error.message : String(error);
+  return (error instanceof Error ? error.message : String(error)).replace(/\.$/, ""); // Firefox ends its sentences
 }
 
 /** Seconds, as the server asked. @param {Response | undefined} response */
