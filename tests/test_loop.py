@@ -21,6 +21,7 @@ import anyio.to_thread
 import pytest
 
 from channelkit._loop import open_loop
+from channelkit._loop.asyncio_loop import AsyncioLoop
 from channelkit.testing.clock import Backend, run
 
 pytestmark = pytest.mark.anyio
@@ -668,3 +669,34 @@ async def test_a_task_cancelled_by_hand_leaves_the_others_alone(anyio_backend: s
         await until(lambda: seen == ["whole"])
         assert not group.cancel_scope.cancel_called
         group.cancel_scope.cancel()
+
+
+def test_an_interrupted_call_from_a_thread() -> None:
+    """A KeyboardInterrupt in the middle of waking the loop is let out, and every call is heard all the same."""
+
+    class Interrupted(AsyncioLoop):
+        interrupts = 1
+
+        def _wake_from_thread(self) -> None:
+            if self.interrupts:
+                self.interrupts -= 1
+                raise KeyboardInterrupt
+            super()._wake_from_thread()
+
+    async def main() -> None:
+        heard: list[str] = []
+        async with anyio.create_task_group() as tasks:
+            loop = Interrupted(tasks)
+
+            def call() -> None:
+                with pytest.raises(KeyboardInterrupt):
+                    loop.run_from_thread(heard.append, "first")
+                loop.run_from_thread(heard.append, "second")
+
+            await anyio.to_thread.run_sync(call)
+            with anyio.fail_after(10):
+                while len(heard) < 2:
+                    await anyio.sleep(0.001)
+        assert heard == ["first", "second"]
+
+    anyio.run(main)

@@ -51,6 +51,7 @@ class Loop(ABC):
         # An RLock: a signal's handler may call us in a thread that was just doing so (`Server.stop_soon`).
         self._lock = threading.RLock()
         self._foreign: deque[Call] = deque()
+        self._heard = False  # a wake-up is under way, and `_run_foreign` will look
         self._open = True
         self._cancel_on_leaving = False
         self._error: BaseException | None = None
@@ -262,9 +263,14 @@ class Loop(ABC):
         with self._lock:
             if not self._open:
                 raise RuntimeError("the server's loop has ended")
-            if not self._foreign:
-                self._wake_from_thread()  # first: a KeyboardInterrupt between the two must not leave a call unheard
             self._foreign.append((function, args))
+            if not self._heard:
+                self._heard = True
+                try:
+                    self._wake_from_thread()
+                except BaseException:  # KeyboardInterrupt: others rely on this wake-up by now
+                    self._wake_from_thread()
+                    raise
 
     @abstractmethod
     def _wake_from_thread(self) -> None:
@@ -275,9 +281,10 @@ class Loop(ABC):
         """Run `function()` on the loop soon; from a signal's handler, which may interrupt anything, us included."""
 
     def _run_foreign(self) -> None:
-        with self._lock:
-            calls, self._foreign = self._foreign, deque()
-        for function, args in calls:
+        # Without the lock: who wakes us has it still, and would have to be waited for.
+        self._heard = False  # first: what comes from now on wakes us again
+        for _ in range(len(self._foreign)):
+            function, args = self._foreign.popleft()
             self._guarded(function, args)
 
     def _close(self) -> None:

@@ -40,7 +40,10 @@ class TrioParking(Parking):
 
 
 class TrioLoop(Loop):
-    """Trio has tasks only, so a few helpers stand for its callbacks: one drives, one keeps time, one watches."""
+    """Trio has tasks only, so a few helpers stand for its callbacks: one drives, one keeps time, one watches.
+
+    They are shielded, as asyncio's callbacks are by nature: when a server is cancelled they carry out its end.
+    """
 
     name = "trio"
 
@@ -51,6 +54,7 @@ class TrioLoop(Loop):
         self._driver = TrioParking()
         self._timer_scope = trio.CancelScope()
         self._next = math.inf
+        self._shields = [trio.CancelScope(shield=True) for _ in range(2)]
         self._watches: dict[int, trio.CancelScope] = {}
         helpers.start_soon(self._drive)
         helpers.start_soon(self._keep_time)
@@ -67,12 +71,13 @@ class TrioLoop(Loop):
 
     @trio.lowlevel.enable_ki_protection
     async def _drive(self) -> None:
-        while True:
-            self._run_calls()
-            if self._calls:
-                await trio.lowlevel.checkpoint()
-            else:
-                await self._driver.park()
+        with self._shields[0]:
+            while True:
+                self._run_calls()
+                if self._calls:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await self._driver.park()
 
     def _wake_driver(self) -> None:
         if self._open:
@@ -82,18 +87,19 @@ class TrioLoop(Loop):
 
     @trio.lowlevel.enable_ki_protection
     async def _keep_time(self) -> None:
-        while True:
-            with trio.CancelScope(deadline=self._next) as self._timer_scope:
-                await trio.sleep_forever()
-            self._next = math.inf
-            self._run_timers()
+        with self._shields[1]:
+            while True:
+                with trio.CancelScope(deadline=self._next) as self._timer_scope:
+                    await trio.sleep_forever()
+                self._next = math.inf
+                self._run_timers()
 
     def _set_timer(self, at: float) -> None:
         self._next = at
         self._timer_scope.deadline = at
 
     def watch(self, fd: int, function: Callable[[], Any]) -> None:
-        scope = self._watches[fd] = trio.CancelScope()
+        scope = self._watches[fd] = trio.CancelScope(shield=True)
         self._helpers.start_soon(self._watch, fd, function, scope)
 
     @trio.lowlevel.enable_ki_protection
@@ -117,4 +123,6 @@ class TrioLoop(Loop):
         self._token.run_sync_soon(self._guarded, function, ())
 
     def _finish(self) -> None:
+        for scope in (*self._shields, *self._watches.values()):
+            scope.cancel()
         self._helpers.cancel_scope.cancel()

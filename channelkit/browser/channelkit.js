@@ -5,18 +5,24 @@
 //     const channel = connect("/chat");
 //     channel.onmessage = (message) => show(message);
 //     await channel.send("hello");
+import { Alarm } from "./alarm.js";
 import { makeClock } from "./clock.js";
-import { isWellFormed, mayEnd, sizeOf } from "./frames.js";
+import { mayEnd } from "./frames.js";
+import { Inbox } from "./inbox.js";
+import { Keeper } from "./keeper.js";
 import { Ladder } from "./ladder.js";
 import { Links } from "./links.js";
 import { ClientMachine, nextInstance } from "./machine.js";
+import { NAMES, baseOf, kindOf, kindsOf } from "./options.js";
+import { Outbox, carried } from "./outbox.js";
 import { watchPage } from "./page.js";
-import { decodeState, encodeState, storageSaver } from "./saved.js";
+import { report } from "./report.js";
+import { encodeState } from "./saved.js";
 
 /** @typedef {import("./machine.js").Kind} Kind */
 /** @typedef {import("./machine.js").Action} Action */
 /** @typedef {import("./saved.js").Saver} Saver */
-/** @typedef {"websocket" | "http_stream" | "events" | "long_poll"} Transport */
+/** @typedef {import("./options.js").Transport} Transport */
 /** @typedef {"connecting" | "attached" | "detached" | "closing" | "closed"} State */
 /**
  * What `onchange` is told.  `why` says what happened last, for people; `nextTry` is when the next attach begins, in
@@ -49,34 +55,10 @@ import { decodeState, encodeState, storageSaver } from "./saved.js";
  * @property {() => number} [random] in place of Math.random
  */
 
-/** @type {Record<string, Kind>} */
-const KINDS = { websocket: "websocket", http_stream: "stream", events: "events", long_poll: "poll", ndjson: "stream", sse: "events" };
-/** @type {Record<Kind, Transport>} */
-const NAMES = { websocket: "websocket", stream: "http_stream", events: "events", poll: "long_poll" };
-const DEFAULT_TRANSPORTS = ["websocket", "http_stream", "long_poll"];
-const LONGEST_TIMER = 3600; // seconds; setTimeout takes no more than 2^31 milliseconds
-const SLEPT = 5; // seconds by which a timer may be late before the connection is in doubt
-const SAVE_PAUSE = 200; // milliseconds between two saves of a hidden page
-
 /** A session of the `Endpoint` at `url`, new or continued; begins to connect at once, and returns before it has.
  * Throws TypeError for options that cannot work. @param {string | URL} url @param {Options} [options] */
 export function connect(url, options = {}) {
   return new Channel(url, options);
-}
-
-/** @param {string} transport @returns {Kind} */
-function kindOf(transport) {
-  if (Object.hasOwn(KINDS, transport)) return KINDS[transport];
-  throw new TypeError(`transport must be one of ${Object.values(NAMES).join(", ")}, not ${transport}`);
-}
-
-/** The address of the sessions of the endpoint at `url`. @param {string | URL} url @param {any} page */
-function baseOf(url, page) {
-  const { protocol, host, pathname, search, hash, username } = new URL(url, page?.location?.href);
-  if (!/^(http|ws)s?:$/.test(protocol)) throw new TypeError(`${url} is not a URL that can be reached`);
-  if (search || hash || username) throw new TypeError("the URL of an endpoint has no query, fragment or user");
-  const path = pathname.replace(/\/+$/, "");
-  return `${protocol.replace("ws", "http")}//${host}${path.endsWith("/ck") ? path : `${path}/ck`}`;
 }
 
 /** An open session.  Made by `connect`. */
@@ -91,19 +73,13 @@ export class Channel {
   #machine;
   #links;
   #ladder;
+  #inbox;
+  #outbox;
+  #keeper;
+  #alarm;
   #base;
   #now = makeClock();
   #page;
-  /** @type {Saver | null} */
-  #saver = null;
-  /** @type {((message: string | Uint8Array) => void) | null} */
-  #onmessage = null;
-  /** @type {(() => void)[]} */
-  #readers = [];
-  /** @type {(() => void)[]} */
-  #flushers = [];
-  /** @type {{data: string | Uint8Array, size: number, done: (accepted: boolean) => void, fail: (error: Error) => void}[]} */
-  #waiting = [];
   /** @type {Action[]} */
   #todo = [];
   #running = false;
@@ -112,20 +88,12 @@ export class Channel {
   /** @type {(info: CloseInfo) => void} */
   #finish = () => {};
   #life = new AbortController();
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  #timer;
-  #armed = Infinity;
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  #saving;
-  #hidden = false;
-  #kept = ""; // what the saver has of us
   #why = "";
   #failure = "";
   #attachedBy = ""; // the transport, while attached
   /** @type {Kind | null} */
   #trying = null;
   #told = "";
-  #received = 0;
   #attaches = 0;
   #tries = 0;
 
@@ -134,13 +102,20 @@ export class Channel {
     const page = (this.#page = options.page ?? globalThis);
     const random = options.random ?? Math.random;
     this.#base = baseOf(url, page);
-    const given = options.transports ?? (options.transport ? [] : DEFAULT_TRANSPORTS);
-    const names = options.transport ? [options.transport, ...given.filter((name) => name !== options.transport)] : given;
-    if (names.length === 0) throw new TypeError("transports is empty");
-    this.#ladder = new Ladder([...new Set(names.map(kindOf))]);
-    const saved = this.#load(options);
+    this.#ladder = new Ladder(kindsOf(options.transport, options.transports));
+    const kept = {
+      isOver: () => this.#info !== null,
+      hasBegun: () => machine.sid !== null,
+      save: () => this.save(),
+      tell: (/** @type {string} */ why) => void (this.#why = why),
+    };
+    this.#keeper = new Keeper(kept, this.#base);
+    const saved = this.#keeper.load(options.state, options.key ?? `channelkit ${this.#base}`);
     const a = saved ? nextInstance(saved.a, Date.now(), Math.floor(random() * 1000)) : 1;
     const machine = (this.#machine = new ClientMachine({ a, saved, config: options.config, jitter: random }));
+    this.#alarm = new Alarm(this.#now, (slept) => this.#tick(slept));
+    this.#inbox = new Inbox(machine, () => this.#run(machine.settle(this.#now())));
+    this.#outbox = new Outbox(machine, (data) => this.#run(machine.send(data, this.#now())));
     /** Whether it goes on with a predecessor's session. */
     this.resumed = saved !== null;
     this.closed = new Promise((resolve) => (this.#finish = resolve));
@@ -150,7 +125,7 @@ export class Channel {
       machine,
       now: this.#now,
       run: (actions) => this.#run(actions),
-      pull: () => this.#pull(),
+      pull: () => this.#inbox.pull(),
       tell: (why) => (this.#why = why),
       fail: (why) => this.#fail(why),
       blame: (why) => (this.#failure = why),
@@ -212,8 +187,8 @@ export class Channel {
       instance: a,
       sent: sender.sent, // numbered
       acked: sender.acked, // of these, what the server has in its inbox
-      waiting: this.#waiting.length, // not numbered yet: the window is full, or there was no hello yet
-      received: this.#received, // handed to this page
+      waiting: this.#outbox.length, // not numbered yet: the window is full, or there was no hello yet
+      received: this.#inbox.received, // handed to this page
       held: receiver.hold.length, // arrived, and not taken by this page yet
       recv: receiver.recv, // the number of the last message received by this page or its predecessors
       attaches: this.#attaches,
@@ -230,8 +205,7 @@ export class Channel {
     const message = carried(data);
     if (!this.#machine.isOpen) return false;
     return new Promise((done, fail) => {
-      this.#waiting.push({ data: message, size: sizeOf(message), done, fail });
-      this.#number();
+      this.#outbox.add(message, done, fail);
       this.#told === "" || this.#arm();
     });
   }
@@ -239,35 +213,12 @@ export class Channel {
   /** The same without waiting: false if it would have to, or the session is over; then nothing was sent.
    * @param {string | Uint8Array | ArrayBuffer} data */
   sendNow(data) {
-    const machine = this.#machine;
-    const message = carried(data);
-    const size = sizeOf(message);
-    if (machine.hadHello && size > machine.terms.max) throw tooLarge(size, machine.terms.max);
-    if (!machine.isOpen || this.#waiting.length > 0 || !machine.hasRoom(size)) return false;
-    this.#run(machine.send(message, this.#now()));
-    return true;
+    return this.#outbox.addNow(carried(data));
   }
 
   /** Wait until everything sent so far is in the server's inbox; false if the session ended before that. */
   async flush() {
-    const upTo = this.#machine.sender.sent;
-    while (this.#machine.sender.acked < upTo && this.#info === null) {
-      await new Promise((resolve) => this.#flushers.push(() => resolve(undefined)));
-    }
-    return this.#machine.sender.acked >= upTo;
-  }
-
-  #number() {
-    const machine = this.#machine;
-    while (this.#waiting.length > 0 && machine.hadHello && machine.isOpen) {
-      const { data, size, done, fail } = this.#waiting[0];
-      if (size > machine.terms.max) fail(tooLarge(size, machine.terms.max));
-      else if (machine.hasRoom(size)) done(true);
-      else break;
-      this.#waiting.shift();
-      if (size <= machine.terms.max) this.#run(machine.send(data, this.#now()));
-    }
-    if (!machine.isOpen) for (const { done } of this.#waiting.splice(0)) done(false);
+    return this.#outbox.flush();
   }
 
   // -- receiving
@@ -275,47 +226,16 @@ export class Channel {
   /** Called with every message, a string or a Uint8Array.  Without it, iterate; a message is acknowledged when it was
    * handed over in one of the two ways, and the session's window holds the server back until then. */
   get onmessage() {
-    return this.#onmessage;
+    return this.#inbox.callback;
   }
 
   set onmessage(callback) {
-    this.#onmessage = callback;
-    if (callback) queueMicrotask(() => this.#pull());
+    this.#inbox.callback = callback;
   }
 
   /** Messages, until the session is over.  Leaving the loop leaves the session open. */
-  async *[Symbol.asyncIterator]() {
-    for (;;) {
-      const message = this.#take();
-      if (message !== null) {
-        this.#run(this.#machine.settle(this.#now()));
-        yield message;
-      } else if (this.#info !== null) {
-        return;
-      } else {
-        await new Promise((resolve) => this.#readers.push(() => resolve(undefined)));
-      }
-    }
-  }
-
-  #take() {
-    const message = this.#machine.pull();
-    if (message === null) return null;
-    this.#received += 1;
-    return message.data;
-  }
-
-  /** Hand over what is there. */
-  #pull() {
-    for (let message; this.#onmessage && (message = this.#take()) !== null; ) {
-      try {
-        this.#onmessage(message);
-      } catch (error) {
-        report(error);
-      }
-    }
-    this.#run(this.#machine.settle(this.#now()));
-    for (const wake of this.#readers.splice(0)) wake();
+  [Symbol.asyncIterator]() {
+    return this.#inbox.messages();
   }
 
   // -- closing, moving, saving
@@ -343,38 +263,6 @@ export class Channel {
     return encodeState(this.#machine.save(), this.#base);
   }
 
-  /** @param {Options} options */
-  #load({ state, key = `channelkit ${this.#base}` }) {
-    if (state === undefined || state === null) return null;
-    if (typeof state === "string") return decodeState(state, this.#base);
-    this.#saver = "load" in state && typeof state.load === "function" ? /** @type {Saver} */ (state) : storageSaver(/** @type {Storage} */ (state), key);
-    try {
-      const text = this.#saver.load();
-      return text ? decodeState(text, this.#base) : null;
-    } catch (error) {
-      this.#why = `no state: ${error instanceof Error ? error.message : error}`; // forbidden, or of another time: begin anew
-      return null;
-    }
-  }
-
-  /** Keep the state while the page is away; take it back when it is here, so that a duplicated tab finds none. */
-  #keep() {
-    clearTimeout(this.#saving);
-    this.#saving = undefined;
-    try {
-      if (this.#info !== null || !this.#hidden) {
-        if (this.#kept !== "") this.#saver?.clear(this.#kept);
-        this.#kept = "";
-      } else if (this.#machine.sid !== null) {
-        const [before, text] = [this.#kept, this.save()]; // without a hello too: its predecessor's state was taken
-        this.#saver?.save(text, before);
-        this.#kept = text;
-      }
-    } catch (error) {
-      this.#why = `the state was not kept: ${error instanceof Error ? error.message : error}`; // full, or forbidden
-    }
-  }
-
   // -- the machine's actions
 
   /** Do what the machine says, in order, before it is asked anything else. @param {Action[]} actions */
@@ -387,22 +275,22 @@ export class Channel {
     this.#next();
     this.#arm();
     this.#tellChange();
-    if (this.#hidden && this.#saver) this.#saving ??= setTimeout(() => this.#keep(), SAVE_PAUSE);
+    this.#keeper.changed();
   }
 
   /** @param {Action} action */
   #act(action) {
     switch (action.do) {
       case "room":
-        this.#number();
-        for (const wake of this.#flushers.splice(0)) wake();
+        this.#outbox.number();
+        this.#outbox.wake();
         break;
       case "attached":
       case "detached": break;
       case "ended": this.#over(action.ending); break;
       case "drained":
         this.#life.abort();
-        clearTimeout(this.#timer);
+        this.#alarm.stop();
         break;
       case "attach":
       case "open":
@@ -420,7 +308,7 @@ export class Channel {
   /** After everything was done: if an attach came to nothing, choose what is tried next. */
   #next() {
     const machine = this.#machine;
-    if (machine.link === "up") this.#trying = null;
+    if (machine.link === "up" && machine.kind === this.#trying) this.#trying = null;
     if (machine.ending !== null || machine.connecting || this.#trying === null) return;
     const tried = this.#trying;
     this.#trying = null;
@@ -432,9 +320,10 @@ export class Channel {
     const info = { code, reason, by, outcome, delivered: clean, unacknowledged };
     this.#info = this.#failure ? { ...info, outcome: "refused", by: "network", code: 1006, reason: this.#failure } : info;
     this.#why = this.#info.reason || outcome;
-    this.#number();
-    this.#keep();
-    for (const wake of [...this.#readers.splice(0), ...this.#flushers.splice(0)]) wake();
+    this.#outbox.number();
+    this.#keeper.keep();
+    this.#inbox.wake();
+    this.#outbox.wake();
     this.#finish(this.#info);
     this.#call(this.onclose, this.#info);
   }
@@ -474,20 +363,12 @@ export class Channel {
 
   /** See that `tick` is called in time. */
   #arm() {
-    if (this.#machine.drained) return;
-    const at = Math.min(this.#machine.deadline, this.#ladder.climbAt);
-    if (this.#timer !== undefined && at >= this.#armed) return; // it comes earlier, and looks again
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
-    const wait = Math.min(LONGEST_TIMER, at - this.#now());
-    this.#armed = this.#now() + wait;
-    this.#timer = setTimeout(() => this.#tick(), Math.max(0, wait * 1000));
+    if (!this.#machine.drained) this.#alarm.set(Math.min(this.#machine.deadline, this.#ladder.climbAt));
   }
 
-  #tick() {
-    this.#timer = undefined;
+  /** @param {boolean} slept the computer did */
+  #tick(slept) {
     const now = this.#now();
-    const slept = now - this.#armed > SLEPT;
     if (now >= this.#ladder.climbAt) {
       const better = this.#ladder.climb(now);
       if (better !== this.#machine.kind) this.#run(this.#machine.switchTo(better, now));
@@ -530,15 +411,15 @@ export class Channel {
 
   /** @param {boolean} hidden */
   #away(hidden) {
-    this.#hidden = hidden;
-    if (this.#saver) this.#keep();
+    this.#keeper.hidden = hidden;
+    if (this.#keeper.hasPlace) this.#keeper.keep();
   }
 
   /** The page goes: say what is left, and keep the state, or close if there is nowhere to keep it.
    * @param {boolean} comesBack it may be shown again as it is (bfcache), which an open WebSocket would forbid */
   #leave(comesBack) {
     if (this.#info !== null) return;
-    if (!comesBack && this.#saver === null) {
+    if (!comesBack && !this.#keeper.hasPlace) {
       this.#run(this.#machine.close(1001, "the page was left", this.#now()));
     }
     this.#links.lastWords();
@@ -546,27 +427,7 @@ export class Channel {
     if (comesBack) {
       this.#why = "the page was put away";
       this.#run(this.#machine.pause(this.#now()));
-      this.#keep();
+      this.#keeper.keep();
     }
   }
-}
-
-/** `data` as it is kept: bytes are copied, since the caller may go on using them. @param {unknown} data */
-function carried(data) {
-  if (typeof data === "string") {
-    if (isWellFormed(data)) return data;
-    throw new RangeError("a text with a lone surrogate cannot be sent: UTF-8 has none");
-  }
-  if (data instanceof Uint8Array) return new Uint8Array(data);
-  if (data instanceof ArrayBuffer) return new Uint8Array(data.slice(0));
-  throw new TypeError("a session carries strings and bytes (Uint8Array, ArrayBuffer)");
-}
-
-/** @param {number} size @param {number} max */
-const tooLarge = (size, max) => new RangeError(`a message of ${size} bytes is larger than this session's max_message (${max})`);
-
-/** An application's error is its own: told as such, and the channel goes on. @param {unknown} error */
-function report(error) {
-  if (typeof globalThis.reportError === "function") globalThis.reportError(error);
-  else queueMicrotask(() => { throw error; });
 }

@@ -243,7 +243,7 @@ class Server:
             one.close()
 
     def _insist(self) -> None:
-        """A signal: the first one stops it, each further one cuts short what it finds: requests, the closing lifespan."""
+        """A signal: the first one stops it, each further one cuts short what it finds: requests, or the lifespan."""
         self.stop_soon(self._patience)
         if self._patience == 0.0 and self._life is not None:
             self._life.hurry()

@@ -70,7 +70,7 @@ def test_it_is_served(server: Server) -> None:
     for name in ("__init__.py", "package.json", "..%2f__init__.py", ""):
         status, _, body = fetch(server, name)
         assert status == 404
-        assert b"there are: attaching.js, channelkit.js" in body
+        assert b"there are: alarm.js, attaching.js, channelkit.js" in body
 
 
 @pytest.mark.skipif(node.NODE is None, reason=node.MISSING)

@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
+from functools import partial
 from typing import Any
 
 import anyio
@@ -17,7 +18,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from channelkit import CloseStatus, ConfigError, Request, Server, as_channel, run_server
+from channelkit import CloseStatus, ConfigError, Request, Server, as_channel, run_server, serve
 
 PATIENCE = 20.0
 
@@ -300,6 +301,44 @@ anyio.run(main, backend=sys.argv[1])
 signal.raise_signal(signal.SIGTERM)
 """
 
+
+def test_a_server_that_is_cancelled(backend: str) -> None:
+    """Its loop still works for it: everybody is told 1001 and every on_close runs, long before its patience is over."""
+
+    async def main() -> None:
+        closed: list[CloseStatus] = []
+
+        async def handler(request: Request) -> Any:
+            return as_channel(request, on_close=lambda channel, status: closed.append(status))
+
+        with anyio.fail_after(PATIENCE):
+            async with AsyncExitStack() as stack:
+                async with anyio.create_task_group() as tasks:
+                    server = await tasks.start(
+                        partial(serve, handler, port=0, handle_signals=False, handler_cleanup_timeout=600)
+                    )
+                    held, upgraded = [
+                        await stack.enter_async_context(await anyio.connect_tcp("127.0.0.1", server.port))
+                        for _ in range(2)
+                    ]
+                    await held.send(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+                    await upgraded.send(UPGRADE)
+                    head = await upgraded.receive()
+                    while server.statistics().channels < 2:
+                        await anyio.sleep(0.005)
+                    tasks.cancel_scope.cancel()
+                assert server.status == "stopped"
+                assert closed == [CloseStatus.SERVER_CLOSE] * 2
+                while b"\x88\x02\x03\xe9" not in head:
+                    head += await upgraded.receive()
+
+    anyio.run(main, backend=backend)
+
+
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
 SEVERAL = """
 import signal, sys, anyio, channelkit
