@@ -212,10 +212,8 @@ def _family(root: int) -> list[int]:
 
 @contextmanager
 def running(command: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A program in a process group of its own, nothing of which is left at the end."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, **options
-    )
+    """A program, nothing of which is left at the end.  It dies with our process group, as where `timeout` ends us."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
     try:
         yield process
     finally:

@@ -151,6 +151,7 @@ def test_a_network_that_goes(open_page: Open, network: CuttingProxy) -> None:
 def test_cut_my_connection(open_page: Open) -> None:
     """The button cuts the connection, on the server's side; the numbers show another attach, and nothing lost."""
     ada = open_page("Ada")
+    wait_for_people(ada, Ada="WebSocket")  # the list moves what is below it
     ada.click("#numbers summary")
     ada.wait_for("/attaches\\s+1\\s/.test(document.querySelector('#numbers').innerText)")
     ada.click("#cut")
