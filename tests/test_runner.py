@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import importlib
+import random
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -253,7 +254,7 @@ async def test_what_asyncio_throws_reaches_what_waits(anyio_backend: str) -> Non
         group.cancel_scope.cancel()
 
 
-async def test_those_that_wait_for_sure_begin_together() -> None:
+async def test_those_that_wait_begin_together() -> None:
     """A task for each, with a context of its own: not one after another, a turn of the loop between two."""
     begun: list[tuple[int, str, int]] = []
 
@@ -266,12 +267,52 @@ async def test_those_that_wait_for_sure_begin_together() -> None:
         return waits
 
     async with open_loop() as loop, anyio.create_task_group() as group:
-        start = loop.starter(group, "a handler", waits=True)
-        for number in range(20):
-            start(contextvars.copy_context(), one(number))
-        assert begun == []
-        await turns(3)
+        start = loop.starter(group, "a handler")
+        for _ in range(2):  # nobody is idle, then somebody is
+            begun.clear()
+            for number in range(20):
+                start(contextvars.copy_context(), one(number))
+            assert begun == []
+            await turns(3)
+            assert [number for number, _, _ in begun] == list(range(20))
+            assert {value for _, value, _ in begun} == {"unset"}
+            assert len({one for _, _, one in begun}) == 20
+            start(contextvars.copy_context(), anyio.lowlevel.checkpoint)
+            start(contextvars.copy_context(), short)
+            await turns()
         group.cancel_scope.cancel()
-    assert sorted(number for number, _, _ in begun) == list(range(20))
-    assert {value for _, value, _ in begun} == {"unset"}
-    assert len({one for _, _, one in begun}) == 20
+
+
+async def short() -> None:
+    pass
+
+
+async def test_any_mixture_is_run_in_order_and_once() -> None:
+    """Whatever waits, does not, or keeps its task, in bursts of any size."""
+    draw = random.Random(1)
+    for _ in range(50):
+        begun: list[int] = []
+
+        def one(number: int, kind: int, begun: list[int] = begun) -> Callable[[], Any]:
+            async def handler() -> None:
+                begun.append(number)
+                if kind == 1:
+                    await anyio.lowlevel.checkpoint()
+                elif kind == 2:
+                    KEPT[task()] = "mine"
+
+            return handler
+
+        total = 0
+        async with open_loop() as loop, anyio.create_task_group() as group:
+            start = loop.starter(group, "a handler")
+            for _ in range(draw.randrange(1, 6)):
+                for _ in range(draw.randrange(6)):
+                    start(contextvars.copy_context(), one(total, draw.randrange(3)))
+                    total += 1
+                await turns(draw.randrange(4))
+            await turns()
+            group.cancel_scope.cancel()
+        KEPT.clear()
+        assert sorted(begun) == list(range(total))
+        assert begun == sorted(begun)

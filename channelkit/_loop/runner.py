@@ -7,7 +7,6 @@ import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
-from functools import partial
 from types import coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -37,41 +36,40 @@ class Runner:
     its current task and kept it, to cancel it later or as the key of something, had it for itself.
     """
 
-    __slots__ = ("_at_work", "_loop", "_parking", "_queue", "_spawn")
+    __slots__ = ("_coming", "_idle", "_loop", "_parking", "_queue", "_spawn")
 
     def __init__(self, loop: Loop, spawn: Callable[[Function], object]) -> None:
         self._loop = loop
         self._spawn = spawn
         self._queue: deque[tuple[Context, Function, tuple[Any, ...]]] = deque()
         self._parking = loop.parking()
-        self._at_work = False  # a task looks after the queue
+        self._idle = False  # a task waits there for work
+        self._coming = 0  # tasks that were started or woken and have not looked at the queue yet
 
     def start(self, context: Context, function: Function, *args: Any) -> None:
         """Run `function(*args)` in `context` soon; what does not wait runs in the order of the calls."""
         self._queue.append((context, function, args))
-        if len(self._queue) == 1:  # else somebody comes already
-            self._look_after_it()
+        if not self._coming:
+            self._call_one()
 
-    def start_own(self, context: Context, function: Function, *args: Any) -> None:
-        """The same in a task of its own, at once.  Of those that wait, one task after another would begin one in each
-        turn of the loop only."""
-        context.run(self._spawn, partial(function, *args))
-
-    def _look_after_it(self) -> None:
-        if self._at_work:
+    def _call_one(self) -> None:
+        self._coming += 1
+        if self._idle:
+            self._idle = False
             self._parking.wake()
         else:
-            self._at_work = True
             self._spawn(self._work)
 
     async def _work(self) -> None:
-        """The life of one task.  However it ends, what it leaves in the queue is another's."""
+        """The life of one task.  However it ends, what it leaves in the queue is others'.
+
+        One each, for where one waited the next ones mostly do: else each would begin a turn of the loop later.
+        """
         try:
             rest = await self._run_short_ones()
         finally:
-            self._at_work = False
-            if self._queue:
-                self._look_after_it()
+            while self._coming < len(self._queue):
+                self._call_one()
         if rest is not None:
             await rest
 
@@ -79,6 +77,7 @@ class Runner:
         """Until one waits: what is left of it.  None if one left a trace on the task, which is its own then."""
         queue, traces = self._queue, self._loop.traces()
         while True:
+            self._coming -= 1
             before = traces()
             while queue:
                 context, function, args = queue.popleft()
@@ -90,7 +89,20 @@ class Runner:
                         return None
                 else:
                     return _rest(context, one, wanted)
+            if self._idle:
+                return None  # one is enough to wait for work
+            await self._wait_for_work()
+
+    async def _wait_for_work(self) -> None:
+        self._idle = True
+        try:
             await self._parking.park()
+        except BaseException:
+            if self._idle:
+                self._idle = False
+            else:
+                self._coming -= 1  # woken, and cancelled in the same turn
+            raise
 
 
 @coroutine
