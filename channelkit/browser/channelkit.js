@@ -70,11 +70,13 @@ export class Channel {
   /** Fulfilled when the session is over, whoever ended it; never rejected. @type {Promise<CloseInfo>} */
   closed;
 
+  /** @type {ClientMachine} */
   #machine;
   #links;
   #ladder;
   #inbox;
   #outbox;
+  /** @type {Keeper} */
   #keeper;
   #alarm;
   #base;
