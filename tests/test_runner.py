@@ -251,3 +251,27 @@ async def test_what_asyncio_throws_reaches_what_waits(anyio_backend: str) -> Non
         await turns(200)
         assert seen == ["cancelled"]
         group.cancel_scope.cancel()
+
+
+async def test_those_that_wait_for_sure_begin_together() -> None:
+    """A task for each, with a context of its own: not one after another, a turn of the loop between two."""
+    begun: list[tuple[int, str, int]] = []
+
+    def one(number: int) -> Callable[[], Any]:
+        async def waits() -> None:
+            begun.append((number, variable.get(), id(task())))
+            variable.set("spoiled")
+            await anyio.sleep_forever()
+
+        return waits
+
+    async with open_loop() as loop, anyio.create_task_group() as group:
+        start = loop.starter(group, "a handler", waits=True)
+        for number in range(20):
+            start(contextvars.copy_context(), one(number))
+        assert begun == []
+        await turns(3)
+        group.cancel_scope.cancel()
+    assert sorted(number for number, _, _ in begun) == list(range(20))
+    assert {value for _, value, _ in begun} == {"unset"}
+    assert len({one for _, _, one in begun}) == 20

@@ -111,8 +111,9 @@ class AsyncioLoop(Loop):
     def checkpoint(self) -> Awaitable[None]:
         return asyncio.sleep(0)
 
-    def starter(self, group: TaskGroup, name: str) -> Start:
-        return Runner(self, partial(_NativeTasks(self, group).start, name)).start
+    def starter(self, group: TaskGroup, name: str, waits: bool = False) -> Start:
+        runner = Runner(self, partial(_NativeTasks(self, group).start, name))
+        return runner.start_own if waits else runner.start
 
     def traces(self) -> Callable[[], object]:
         task: Any = asyncio.current_task(self.native)

@@ -161,12 +161,14 @@ class Loop(ABC):
         except Exception:
             logger.exception("a task that outlived its server failed")
 
-    def starter(self, group: TaskGroup, name: str) -> Start:
+    def starter(self, group: TaskGroup, name: str, waits: bool = False) -> Start:
         """What starts coroutines in tasks that belong to `group`, as cheaply as can be: there is one for each request.
 
-        They are cancelled with the group, which ends after them, provided that it is cancelled at its end.
+        They are cancelled with the group, which ends after them, provided that it is cancelled at its end.  `waits`:
+        each of them does, for sure.
         """
-        return Runner(self, partial(group.start_soon, name=name)).start
+        runner = Runner(self, partial(group.start_soon, name=name))
+        return runner.start_own if waits else runner.start
 
     @abstractmethod
     def traces(self) -> Callable[[], object]:

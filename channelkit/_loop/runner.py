@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
+from functools import partial
 from types import coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,11 @@ class Runner:
         self._queue.append((context, function, args))
         if len(self._queue) == 1:  # else somebody comes already
             self._look_after_it()
+
+    def start_own(self, context: Context, function: Function, *args: Any) -> None:
+        """The same in a task of its own, at once.  Of those that wait, one task after another would begin one in each
+        turn of the loop only."""
+        context.run(self._spawn, partial(function, *args))
 
     def _look_after_it(self) -> None:
         if self._at_work:

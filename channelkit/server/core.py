@@ -9,7 +9,7 @@ from anyio.abc import TaskGroup
 
 from channelkit._draining import Draining
 from channelkit.http import Request
-from channelkit.responding import Handler, run_handler
+from channelkit.responding import Handler, PlainHandler, run_handler
 from channelkit.server.http1 import HttpConnection
 from channelkit.timer import TimerService, current_timers
 from channelkit.wire.http1_requests import RequestLimits
@@ -34,7 +34,8 @@ class ServerCore(Draining):
             max_headers=config.max_headers,
             max_body=config.max_body,
         )
-        self._start = loop.starter(handlers, getattr(handler, "__qualname__", None) or repr(handler))
+        name = getattr(handler, "__qualname__", None) or repr(handler)
+        self._start = loop.starter(handlers, name, waits=isinstance(handler, PlainHandler))
         current_timers.set(TimerService(loop, self.workers))
         self._context = copy_context()  # that of handlers: not of what the loop is doing when a request comes
 
