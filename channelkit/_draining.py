@@ -22,6 +22,7 @@ from channelkit.errors import ConfigError
 from channelkit.statistics import ServerStatistics, snapshot
 
 if TYPE_CHECKING:
+    from channelkit._handover import Company
     from channelkit._loop import Loop
     from channelkit.config import Config
 
@@ -60,6 +61,7 @@ class Draining:
     def __init__(self, loop: Loop, cancel_handlers: Callable[[], None], config: Config) -> None:
         self.loop = loop
         self.workers = Workers(loop, config)
+        self.company: Company | None = None
         self.connections: set[Connection] = set()
         self._guests: set[Connection] = set()  # what outlives its requests: sessions
         self.running = 0  # handlers

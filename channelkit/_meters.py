@@ -22,6 +22,7 @@ class Meters:
         "channels",
         "closes",
         "connections",
+        "handed_over",
         "handler_errors",
         "longest_stall",
         "longest_tick",
@@ -34,6 +35,7 @@ class Meters:
 
     def __init__(self) -> None:
         self.connections = 0  # accepted
+        self.handed_over = 0  # connections, to another process
         self.requests = 0
         self.responses: Counter[int] = Counter()  # by status, 101 included
         self.handler_errors = 0

@@ -37,6 +37,7 @@ from channelkit.session.query import Query as Query
 from channelkit.session.refusals import Refusal as Refusal
 
 if TYPE_CHECKING:
+    from channelkit._handover import Company, Handover
     from channelkit._loop import Loop
     from channelkit._threads.pool import Workers
     from channelkit.channel import Channel
@@ -127,6 +128,8 @@ class Host(Protocol):
 
     #: Where plain `def` code runs.
     workers: Workers
+    #: The other processes that accept connections for the same handler; None if there are none.
+    company: Company | None
 
     @property
     def stopping(self) -> bool: ...
@@ -244,6 +247,14 @@ class HttpExchange(Exchange):
     @abstractmethod
     def channel_made(self, channel: Channel) -> None:
         """The request has become `channel`: remember it, and end it soon if its client has gone already."""
+
+    def hand_over(self, body: bytes) -> Handover | None:
+        """Give the connection up, for another process that will answer this request; then it counts as answered.
+
+        `body` is the request's, which has been read to its end.  None if the host cannot do that, or the client is
+        gone; then nothing has changed.
+        """
+        return None
 
     def watch_client(self) -> None:
         """From now on a client that hangs up ends the exchange (`Config.half_closed`), as it always ends a channel.

@@ -18,6 +18,7 @@ class ServerStatistics:
 
     connections: int  # open now
     connections_total: int
+    connections_handed_over: int  # to the worker that has the session they asked for; counted here, served there
     channels: int  # open now: WebSockets, streams, held answers, sessions
     channels_closed: Mapping[str, int]  # by CloseStatus
     requests: int
@@ -42,6 +43,7 @@ def snapshot(core: Draining) -> ServerStatistics:
     return ServerStatistics(
         connections=max(len(core.connections), core.lingering()),
         connections_total=meters.connections,
+        connections_handed_over=meters.handed_over,
         channels=len(channels),
         channels_closed=dict(meters.closes),
         requests=meters.requests,

@@ -18,11 +18,11 @@ from channelkit._threads.jobs import REQUEST
 from channelkit._threads.plain import channel_callback, message_callback, runs_on_loop
 from channelkit.channel import Channel
 from channelkit.config import SessionConfig
-from channelkit.endpoint import company
 from channelkit.endpoint.addresses import Address, parse_address
 from channelkit.endpoint.admission import COOKIE, Admission, Authenticate, credential
 from channelkit.endpoint.cors import Cors, Fields, checked_origins, is_preflight, with_fields
 from channelkit.endpoint.failures import Failures
+from channelkit.endpoint.passing import pass_on
 from channelkit.endpoint.table import Sessions
 from channelkit.endpoint.uplink import post
 from channelkit.endpoint.visit import Visit
@@ -91,7 +91,6 @@ class Endpoint:
         self._admission = Admission(authenticate, listed, failures, plain=self._plain)
         self._cors = Cors(listed, config.preflight_age)
         self._callbacks: dict[str, Any] = {"on_open": on_open, "on_receive": on_receive, "on_close": on_close}
-        company.warn()
         self._sessions = Sessions(config, failures, self._begin, plain=self._plain)
 
     def __repr__(self) -> str:
@@ -120,6 +119,8 @@ class Endpoint:
             raise
         except WorkersBusy:
             answer = Response(BUSY.status, BUSY.headers, BUSY.body)
+        except BadMessage as error:
+            answer = refusal_response(refusals.malformed(error))
         return with_fields(answer, fields) if isinstance(answer, Response) else answer
 
     async def _answer(self, request: Request, fields: Fields) -> Any:
@@ -132,6 +133,8 @@ class Endpoint:
             return self._foreign(request, refusal)
         if address is None:
             return await self._connection(request, fields)
+        if address.sid is not None and (answer := await pass_on(request, address.sid, self._sessions.config)):
+            return answer
         loop = unanswered(request).loop
         proven = partial(self._proven, loop, address, secret)
         principal = await self._admission.principal(request, loop, proven)
@@ -139,10 +142,7 @@ class Endpoint:
             return principal
         if unanswered(request).gone and (address.sid is None or address.way is not None):  # while that was asked
             raise BadRequest(400, "the client went away before it was answered")
-        try:
-            return await self._session_request(request, address, fields, secret, principal)
-        except BadMessage as error:
-            return refusal_response(refusals.malformed(error))
+        return await self._session_request(request, address, fields, secret, principal)
 
     def _proven(self, loop: Loop, address: Address, secret: str | None) -> bool:
         """Whether the request has its session's secret; a hello will, or be told no more than that it has not."""

@@ -112,7 +112,9 @@ class Sessions:
             except WorkersBusy:
                 return refusals.crowded()
         secret = new_secret()
-        machine = ServerSession(new_sid(), self.config, exchange.loop.time(), a=a)
+        company = exchange.host.company
+        sid = new_sid("" if company is None else company.name)
+        machine = ServerSession(sid, self.config, exchange.loop.time(), a=a)
         live = LiveSession(machine, request, exchange, principal, self._begin, self._over)
         self._sessions[machine.sid] = _Kept(live, secret, owner)
         self._owners[owner] += 1

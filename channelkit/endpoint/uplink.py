@@ -23,7 +23,7 @@ async def post(request: Request, live: LiveSession, query: Query) -> Response:
         raise BadMessage(f"a body is taken as it is, not in Content-Encoding {coding[:40]!r}")
     content_type = request.headers.get("content-type", "")
     lines = media_type(content_type) == "application/x-ndjson"
-    body = await _body(request, line_limit(limit) if lines else limit)
+    body = await whole_body(request, line_limit(limit) if lines else limit)
     frames: list[Numbered]
     if lines or (not body and query.n is None):
         frames = decode_batch(body, limit)
@@ -33,8 +33,11 @@ async def post(request: Request, live: LiveSession, query: Query) -> Response:
     return refusal_response(answer) if isinstance(answer, Refusal) else ack_response(answer)
 
 
-async def _body(request: Request, limit: int) -> bytes:
-    """The whole body; one that is announced too large is not asked for, as a 100 (Continue) would do."""
+async def whole_body(request: Request, limit: int) -> bytes:
+    """The whole body; one that is announced too large is not asked for, as a 100 (Continue) would do.
+
+    Raises MessageTooBig above `limit`.
+    """
     announced = request.headers.get("content-length", "0")
     size = int(announced) if announced.isascii() and announced.isdigit() and len(announced) < 20 else 0
     pieces: list[bytes] = []

@@ -23,6 +23,13 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 METRICS = (
     ("connections", "gauge", "Connections open now.", "connections", ""),
     ("connections_total", "counter", "Connections accepted.", "connections_total", ""),
+    (
+        "connections_handed_over_total",
+        "counter",
+        "Connections given to the worker that has their session.",
+        "connections_handed_over",
+        "",
+    ),
     ("channels", "gauge", "Channels open now.", "channels", ""),
     ("channels_closed_total", "counter", "Channels that are over, by their close status.", "channels_closed", "status"),
     ("requests_total", "counter", "Requests whose handler was called.", "requests", ""),

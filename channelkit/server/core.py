@@ -34,6 +34,7 @@ class ServerCore(Draining):
             max_headers=config.max_headers,
             max_body=config.max_body,
         )
+        self.listeners: list[Config] = []  # of each listener, in their order
         self._start = loop.starter(handlers, getattr(handler, "__qualname__", None) or repr(handler))
         current_timers.set(TimerService(loop, self.workers))
         self._context = copy_context()  # that of handlers: not of what the loop is doing when a request comes
@@ -42,6 +43,10 @@ class ServerCore(Draining):
         """The engine for a new connection."""
         self.loop.meters.connections += 1
         return HttpConnection(self, link)
+
+    def listener_of(self, link: Link) -> int | None:
+        """The number of the listener by which `link` came; None if it came by another way."""
+        return next((number for number, config in enumerate(self.listeners) if config is link.config), None)
 
     def handle(self, request: Request, exchange: HttpExchange) -> None:
         """Run the handler for `request` soon, in a task."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from channelkit._deadline import Deadline
 from channelkit._draining import LAST_REQUEST
+from channelkit._handover import Handover, Introduction
 from channelkit._request_body import RequestBody
 from channelkit._trust import trusted
 from channelkit.errors import BadRequest
@@ -21,6 +22,7 @@ from channelkit.server.http1_exchange import Http1Exchange
 from channelkit.server.pump.proxied import name_of
 from channelkit.server.websocket import WebSocketConnection
 from channelkit.wire.forwarded import Malformed, read_forwarded, read_x_forwarded
+from channelkit.wire.http1_heads import request_bytes
 from channelkit.wire.http1_requests import END, RequestHead, RequestReader
 from channelkit.wire.http1_responses import CONTINUE
 from channelkit.wire.websocket_handshake import is_websocket_request, offered_subprotocols
@@ -345,7 +347,7 @@ class HttpConnection:
             exchange.keep_alive = False
             exchange.body.fail(error)
 
-    # -- upgrade and drain
+    # -- upgrade, handing over, and drain
 
     def become_websocket(self, answer: bytes, deflate: Agreement | None) -> WebSocketConnection:
         """Hand the link over; frames that came with the handshake are its first input."""
@@ -361,6 +363,33 @@ class HttpConnection:
             self.link.set_reading(True)
         websocket.begin(rest, self._eof)
         return websocket
+
+    def hand_over(self, head: RequestHead, body: bytes) -> Handover | None:
+        """Give the connection up, with its present request unanswered and read to its end; see `HttpExchange`."""
+        link = self.link
+        listener = self._core.listener_of(link)
+        if listener is None or (released := link.release()) is None:
+            return None
+        sock, unsent = released
+        unread = request_bytes(head, body) + self._reader.take_rest()
+        self._ending = True
+        self._exchange = None
+        self._deadline.cancel()
+        self._core.ended(self)
+        self.loop.meters.handed_over += 1
+        return Handover(
+            sock,
+            Introduction(
+                listener=listener,
+                peer=link.peer,
+                local=link.local,
+                secure=link.secure,
+                tls=link.tls,
+                counted=link.counted,
+                unsent=unsent,
+                unread=unread,
+            ),
+        )
 
     def going_away(self, now: bool) -> None:
         """The server stops: an idle connection goes if no request is on its way, a running request may finish."""

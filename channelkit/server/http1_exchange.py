@@ -31,6 +31,7 @@ from channelkit.wire.http1_responses import (
 from channelkit.wire.websocket_handshake import check_upgrade, offered_extensions, sec_websocket_accept
 
 if TYPE_CHECKING:
+    from channelkit._handover import Handover
     from channelkit.channel import Channel
     from channelkit.server.http1 import HttpConnection
 
@@ -259,6 +260,14 @@ class Http1Exchange(HttpExchange):
         if self._begun is not None:
             self._log(self._begun, whole=True)
         return self._connection.become_websocket(data, deflate)
+
+    def hand_over(self, body: bytes) -> Handover | None:
+        if self._state != WAITING:
+            return None
+        handover = self._connection.hand_over(self.head, body)
+        if handover is not None:
+            self._state = OVER
+        return handover
 
     def watch_client(self) -> None:
         if not self.watched:

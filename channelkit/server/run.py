@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, Unpack
 
@@ -11,6 +12,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from channelkit._draining import LastAct, OnStop, on_stop_of
+from channelkit._handover import Handover
 from channelkit._lifecycle import logger
 from channelkit._loop import Loop, open_loop
 from channelkit._threads.jobs import current_job
@@ -26,6 +28,7 @@ from channelkit.server.listener import Opened, open_all
 from channelkit.server.pump.reactor import Reactor
 from channelkit.server.pump.tls_link import TlsAcceptor
 from channelkit.server.signals import heard
+from channelkit.server.taking_over import take_over
 from channelkit.statistics import ServerStatistics
 from channelkit.wire.client_hello import INTERNAL_ERROR
 from channelkit.wire.http1_responses import BUSY
@@ -44,6 +47,7 @@ class Server:
         self._owns_process = False
         self._patience = 0.0  # that the next signal has with it
         self._core: ServerCore | None = None
+        self._take_over: Callable[[Handover], None] | None = None  # once it listens
         self._loop: Loop | None = None
         self._stop_requested = False
         self._timeout = 0.1
@@ -216,6 +220,8 @@ class Server:
             core.on_stop = self._on_stop
             core.lingering = lambda: reactor.links
             reactor.on_link_closed = core.changed
+            core.listeners = [one.config for one in self._opened]
+            self._take_over = partial(take_over, core=core, reactor=reactor)
             for one in self._opened:
                 _serve_listener(one, reactor, core)
             heartbeat = Heartbeat(loop, config.slow_callback)

@@ -10,6 +10,7 @@ import secrets
 from channelkit.session.frames import MAX_NUMBER
 
 SID_BYTES = 16
+SID_LENGTH = 22  # of them as text
 SECRET_BYTES = 32
 
 #: What a presented secret is compared with where no session is: the same work, and never equal.
@@ -19,6 +20,11 @@ _NOBODY = bytes(32)
 def new_sid(hint: str = "") -> str:
     """A public id of 128 random bits, behind an optional routing hint (letters, digits, `-` and `_`)."""
     return hint + _url64(secrets.token_bytes(SID_BYTES))
+
+
+def name_in(sid: str) -> str:
+    """The hint that an id was made with."""
+    return sid[:-SID_LENGTH]
 
 
 def new_secret() -> str:

@@ -236,3 +236,17 @@ def _tokens(value: str) -> tuple[str, ...]:
     if not value:
         return ()
     return tuple([one for part in value.lower().split(",") if (one := part.strip(" \t"))])
+
+
+# -- a request that another reader is to read again
+
+_FRAMING = ("content-length", "transfer-encoding", "expect")
+
+
+def request_bytes(head: RequestHead, body: bytes) -> bytes:
+    """A request that was read whole, as bytes that read as the same one; its body is framed by Content-Length."""
+    lines = [f"{head.method} {head.target} HTTP/{head.http_version}"]
+    lines += [f"{name}: {value}" for name, value in head.headers if name not in _FRAMING]
+    if head.has_body:
+        lines.append(f"content-length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body

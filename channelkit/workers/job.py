@@ -28,7 +28,6 @@ class Job:
     logs: LogSetup
     stop_within: float  # seconds, by its own deadlines, that it may take to stop
     numbers: bool = False  # whether it is to report them
-    company: int = 1  # how many share its sockets, told to the first: one warning is enough
 
     def packed(self) -> bytes:
         """The job as bytes.  Raises ConfigError for an option that cannot be given to another process."""

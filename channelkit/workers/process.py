@@ -8,28 +8,34 @@ import os
 import signal
 import sys
 import threading
-from typing import Any
+from collections.abc import Mapping
 
 import anyio
 
-from channelkit.endpoint import company
 from channelkit.responding import Handler
-from channelkit.server.run import serve
+from channelkit.server.run import Server, serve
 from channelkit.workers.early_signals import ignore_the_rest, terminable
 from channelkit.workers.job import DUMP_SIGNAL, KILL_MARGIN, START_FAILED, Job, unpacked
+from channelkit.workers.neighbours import Neighbours
 from channelkit.workers.reports import Reports
 from channelkit.workers.target import load, why
 
 logger = logging.getLogger("channelkit")
 
+INTRODUCTION = 5.0  # seconds for a neighbour that is busy to make room in its mailbox for a new worker's name
 
-def main(job_pipe: int, report_pipe: int, leash: int) -> int:
+
+def main(
+    job_pipe: int, report_pipe: int, leash: int, mailbox: int, way_in: int, name: str, others: Mapping[str, int]
+) -> int:
     """Run the job; returns the exit code.
 
     `job_pipe` gives the job, `report_pipe` takes the reports from when the server listens on, and the end of `leash`
     means that the supervisor is gone: then this process stops too, by force if it does not within its own deadlines.
+    `mailbox` is where others hand it connections, by `way_in`, and `others` are the ways to those that live; `name` is
+    its own.
     """
-    for number in (job_pipe, report_pipe, leash):
+    for number in (job_pipe, report_pipe, leash, mailbox, way_in, *others.values()):
         os.set_inheritable(number, False)  # a process the handler starts must not hold them open
     with open(job_pipe, "rb") as pipe:
         job = unpacked(pipe.read())
@@ -38,11 +44,11 @@ def main(job_pipe: int, report_pipe: int, leash: int) -> int:
     if sys.stderr is not None:
         faulthandler.register(DUMP_SIGNAL)  # works whatever holds the interpreter
     job.logs.apply(several=True)
-    company.one_of(job.company)
+    neighbours = Neighbours(name, mailbox, way_in, others)
     try:
         with terminable():
             handler = load(job.target, job.app_dir, asgi=job.asgi)
-            anyio.run(_serve, handler, job, report_pipe, backend=job.backend)
+            anyio.run(_serve, handler, job, report_pipe, neighbours, backend=job.backend)
     except KeyboardInterrupt:
         return 0
     except Exception as error:
@@ -51,12 +57,13 @@ def main(job_pipe: int, report_pipe: int, leash: int) -> int:
     return 0
 
 
-async def _serve(handler: Handler, job: Job, report_pipe: int) -> None:
+async def _serve(handler: Handler, job: Job, report_pipe: int, neighbours: Neighbours) -> None:
+    neighbours.introduce(INTRODUCTION)
     problem: BaseException | None = None
     async with anyio.create_task_group() as tasks:
         reports = Reports(report_pipe, tasks, numbers=job.numbers)
         try:
-            await serve(handler, task_status=reports, **job.options)
+            await serve(handler, task_status=_Started(neighbours, reports), **job.options)
             ignore_the_rest()
         except anyio.get_cancelled_exc_class():
             raise
@@ -66,6 +73,19 @@ async def _serve(handler: Handler, job: Job, report_pipe: int) -> None:
         tasks.cancel_scope.cancel()
     if problem is not None:
         raise problem
+
+
+class _Started:
+    """The task status of `serve`: tells both."""
+
+    def __init__(self, neighbours: Neighbours, reports: Reports) -> None:
+        self._neighbours = neighbours
+        self._reports = reports
+
+    def started(self, value: Server | None = None) -> None:
+        if value is not None and value.status == "running":  # else it was stopped before it came to that
+            self._neighbours.started(value)
+            self._reports.started(value)
 
 
 def _end_with_supervisor(leash: int, patience: float) -> None:
@@ -78,8 +98,11 @@ def _end_with_supervisor(leash: int, patience: float) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _command_line(arguments: list[str]) -> Any:
-    return main(*map(int, arguments))
+def _command_line(arguments: list[str]) -> int:
+    job_pipe, report_pipe, leash, mailbox, way_in = map(int, arguments[:5])
+    name, *others = arguments[5:]
+    ways = {other: int(way) for other, _, way in (one.partition("=") for one in others)}
+    return main(job_pipe, report_pipe, leash, mailbox, way_in, name, ways)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ BEAT = 1.0  # seconds between two reports; a scrape is as fresh as that
 
 
 class Reports:
-    """The worker's end of the pipe, as the task status of its `serve`: it begins when the server listens."""
+    """The worker's end of the pipe; it begins when the server listens."""
 
     def __init__(self, pipe: int, tasks: TaskGroup, *, numbers: bool) -> None:
         os.set_blocking(pipe, False)
@@ -33,10 +33,9 @@ class Reports:
         self._server: Server | None = None
         self._rest = b""  # of a line for which the pipe had no room
 
-    def started(self, value: Server | None = None) -> None:
-        if value is None or value.status != "running":
-            return  # it was stopped before it came to that
-        self._server = value
+    def started(self, server: Server) -> None:
+        """It listens."""
+        self._server = server
         self.send()
         self._tasks.start_soon(self._run, name="reports")
 

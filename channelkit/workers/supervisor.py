@@ -10,6 +10,7 @@ asked to stop, so no connection is refused.  SIGTERM and SIGINT end all of them,
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
@@ -18,7 +19,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from types import FrameType
 
 from channelkit.observing.totals import Totals
@@ -48,7 +48,7 @@ class Supervisor:
         watch: Callable[[Callable[[str], None]], Callable[[], None]] | None = None,
     ) -> None:
         self._job = job.packed()
-        self._first_job = replace(job, company=workers).packed()
+        self._names = map(str, itertools.count(1))
         self._sockets = [sock.fileno() for sock in sockets]
         self._slots = [Slot(number) for number in range(1, workers + 1)]
         self._retiring: set[Worker] = set()
@@ -228,8 +228,8 @@ class Supervisor:
     def _start(self, slot: Slot) -> Worker | None:
         """None if the system has no room for another process: that must not end those that run."""
         try:
-            job = self._first_job if slot.number == 1 else self._job
-            worker = Worker(slot.number, job, self._sockets, self._worker_timeout)
+            name = next(self._names)
+            worker = Worker(slot.number, name, self._job, self._sockets, self._living(), self._worker_timeout)
         except OSError as error:
             pause = slot.pause(0.0)
             logger.error("worker %d cannot be started (%s); tried again in %g s", slot.number, error, pause)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from contextlib import ExitStack
 
 from channelkit.observing.prometheus import Numbers
 from channelkit.workers.job import DUMP_SIGNAL
+from channelkit.workers.neighbours import mailbox
 from channelkit.workers.reports import numbers_in
 
 FIRST_PAUSE = 0.5  # seconds before a worker that died is replaced; each further death doubles it
@@ -28,8 +30,12 @@ _OF_SUPERVISOR = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 class Worker:
     """One worker process.  Raises OSError if the system has no room for it; nothing is left then."""
 
-    def __init__(self, number: int, job: bytes, sockets: Sequence[int], timeout: float) -> None:
+    def __init__(
+        self, number: int, name: str, job: bytes, sockets: Sequence[int], others: Sequence[Worker], timeout: float
+    ) -> None:
+        """`name` is like no other's, not even of one that is over: sessions carry it.  `others` live."""
         self.number = number
+        self.name = name
         self.ready = False
         self.stopping = False
         self.started_at = time.monotonic()
@@ -45,10 +51,19 @@ class Worker:
                 leash_read, self._leash = _pipe(theirs, ours)
                 self.reports, reports_write = _pipe(ours, theirs)
                 os.set_blocking(self.reports, False)
-                inherited = (job_read, reports_write, leash_read)
+                out, self._way_in = mailbox()
+                theirs.callback(out.close)
+                ours.callback(self._way_in.close)
+                pipes = (job_read, reports_write, leash_read, out.fileno(), self.way_in)
+                neighbours = {other.name: other.way_in for other in others}
                 self.process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "channelkit.workers.process", *map(str, inherited)],
-                    pass_fds=(*inherited, *sockets),
+                    [
+                        *(sys.executable, "-P", "-m", "channelkit.workers.process"),
+                        *map(str, pipes),
+                        name,
+                        *(f"{other}={way}" for other, way in neighbours.items()),
+                    ],
+                    pass_fds=(*pipes, *neighbours.values(), *sockets),
                     process_group=0,  # a Ctrl-C at the terminal is ours alone: two signals would mean "cut"
                     env={name: value for name, value in os.environ.items() if name not in _OF_SUPERVISOR},
                 )
@@ -61,6 +76,11 @@ class Worker:
 
     def __repr__(self) -> str:
         return f"worker {self.number} (process {self.process.pid})"
+
+    @property
+    def way_in(self) -> int:
+        """The descriptor of the end of its mailbox where others put in what is for it."""
+        return self._way_in.fileno()
 
     def tell(self, number: int) -> None:
         """Send it a signal; it may be gone already."""
@@ -110,6 +130,8 @@ class Worker:
         """It has ended: give back what belonged to it."""
         os.close(self.reports)
         os.close(self._leash)
+        self._way_in.shutdown(socket.SHUT_RDWR)  # a process that it forked may hold the other end: nobody takes it out
+        self._way_in.close()
 
 
 def _pipe(reader: ExitStack, writer: ExitStack) -> tuple[int, int]:

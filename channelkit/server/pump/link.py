@@ -14,6 +14,8 @@ from channelkit._deadline import Deadline
 from channelkit._lifecycle import logger
 
 if TYPE_CHECKING:
+    import socket
+
     from channelkit._loop import Loop
     from channelkit.config import Config
     from channelkit.tls import TLSInfo
@@ -90,6 +92,11 @@ class Link(ABC):
         self.notify = False  # the engine wants `wrote`
         self.alive = False  # something was read; whoever watches for silence resets it
         self.reading = True
+
+    @property
+    def counted(self) -> bool:
+        """Whether it is one of the connections that its address may have."""
+        return False
 
     @property
     def closed(self) -> bool:
@@ -174,6 +181,17 @@ class Link(ABC):
     def _tell_wrote(self) -> None:
         if self._phase != LOST:
             self.guard(self.engine.wrote)
+
+    # -- handing over
+
+    def release(self) -> tuple[socket.socket, bytes] | None:
+        """Give up the connection: a socket that reads and writes its plain bytes, and those that were written and have
+        not left.  The engine is told nothing any more.
+
+        None if this pump cannot do that, or the link is over; then nothing has changed.  Raises OSError if there are
+        no descriptors left.
+        """
+        return None
 
     # -- ending
 

@@ -24,14 +24,15 @@ from channelkit.server.pump.socket_link import SocketLink
 if TYPE_CHECKING:
     from channelkit._loop import Loop
     from channelkit.config import Config
-    from channelkit.server.pump.link import Link
     from channelkit.server.pump.proxied import Proxied
     from channelkit.server.pump.tls_link import TlsAcceptor, TlsLink
+    from channelkit.server.pump.tunnel import Tunnel
     from channelkit.wire.proxy_protocol import ProxyHeader
 
 READ_SIZE = 256 * 1024
 EVENTS_PER_POLL = 512
 TURN = 0.005  # seconds a tick may take before the rest waits for the next
+LAST_WORDS = 5.0  # seconds that a tunnel is kept then: what is behind it may be stopping too, and say goodbye
 LAST_HANDSHAKE = 0.5  # seconds they get when the listener closes: two long round trips
 FLUSH_SLICE = 0.002  # seconds of flushing before the loop gets a turn
 HANDSHAKE_SLICE = 0.002  # seconds of TLS handshakes in a turn: one or two with RSA, and then everybody else
@@ -67,6 +68,8 @@ class Reactor:
         self._closing: list[socket.socket] = []  # closed at the end of the tick, so no number is reused within it
         self._listeners: list[Listener] = []
         self._last_handshakes = Deadline(loop, self._end_handshakes)
+        self.tunnels: set[Tunnel] = set()  # connections that other processes serve
+        self._last_words = Deadline(loop, self._end_tunnels)
         self._closed = False
         self.proxied: set[Proxied] = set()  # connections before their PROXY header
         self._crowds = Crowds(config.max_connections_per_address)
@@ -112,7 +115,7 @@ class Reactor:
         *,
         tls: TlsAcceptor | None = None,
         counted: bool = True,
-    ) -> Link:
+    ) -> SocketLink:
         """Serve a connected socket.  The engine may already write, pause or abort while it is made.
 
         With `tls` it is made when the handshake is done.  `header` is what a proxy has told of the connection.  Not
@@ -139,17 +142,23 @@ class Reactor:
 
     def forget(self, listener: Listener) -> None:
         """It is closed.  Connections of which nobody has told yet whose they are, and those still in their handshake,
-        get a moment: a request may be right behind it.
+        get a moment: a request may be right behind it.  Tunnels get a longer one.
         """
         self._listeners.remove(listener)
         if self.proxied or self.handshaking:
             self._last_handshakes.set(LAST_HANDSHAKE)
+        if self.tunnels:
+            self._last_words.set(LAST_WORDS)
 
     def _end_handshakes(self) -> None:
         for one in tuple(self.proxied):
             one.close()
         for link in tuple(self.handshaking):
             link.hang_up()
+
+    def _end_tunnels(self) -> None:
+        for tunnel in tuple(self.tunnels):
+            tunnel.finish()
 
     def register(self, fd: int, handler: Any, events: int) -> None:
         self._handlers[fd] = handler
@@ -191,6 +200,7 @@ class Reactor:
         for listener in tuple(self._listeners):
             listener.close()
         self._last_handshakes.cancel()
+        self._last_words.cancel()
         self._end_handshakes()
         for link in tuple(self._links):  # not only those the epoll knows: some are unregistered, see `_hung_up`
             link.cut()

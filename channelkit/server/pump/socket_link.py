@@ -213,6 +213,37 @@ class SocketLink(Link):
         if self._phase == FINISHING and not self.unsent:
             self._loop.call_soon(self._finish_if_sent)
 
+    # -- handing over
+
+    @property
+    def counted(self) -> bool:
+        return self.place is not None
+
+    def release(self) -> tuple[socket.socket, bytes] | None:
+        self.flush()
+        sock = self._sock
+        if sock is None or self._phase != OPEN:
+            return None
+        unsent = b"".join(self._out)
+        self.unsent = 0
+        self._give_up()
+        self._let_go(sock)
+        self._reactor.link_closed(self)
+        return sock, unsent
+
+    def given(self, unread: bytes) -> None:
+        """Its first bytes were read elsewhere: these."""
+        if self._phase != LOST and self.guard(self.engine.data_received, memoryview(unread)):
+            self._continue_later()
+
+    def _let_go(self, sock: socket.socket) -> None:
+        self._sock = None
+        if self._half_closed is not None:
+            self._half_closed.cancel()
+            self._half_closed = None
+        if self._events:
+            self._reactor.unregister(sock.fileno())
+
     # -- ending
 
     def _shut(self) -> None:
@@ -259,14 +290,10 @@ class SocketLink(Link):
         self._close(hard=False)
 
     def _close(self, hard: bool) -> None:
-        sock, self._sock = self._sock, None
+        sock = self._sock
         if sock is None:
             return
-        if self._half_closed is not None:
-            self._half_closed.cancel()
-            self._half_closed = None
-        if self._events:
-            self._reactor.unregister(sock.fileno())
+        self._let_go(sock)
         if hard and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         self._reactor.discard(sock)

@@ -18,6 +18,7 @@ from channelkit._deadline import Deadline
 from channelkit.server.pump.link import FINISHING, LOST, OPEN
 from channelkit.server.pump.socket_link import SocketLink
 from channelkit.server.pump.tls import HandshakeFailed, TlsSession, why
+from channelkit.server.pump.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from channelkit.config import Config
@@ -286,6 +287,13 @@ class TlsLink(SocketLink):
             return False
         self._covered = len(data)
         return True
+
+    # -- handing over
+
+    def release(self) -> tuple[socket.socket, bytes] | None:
+        if self._phase != OPEN:
+            return None
+        return Tunnel(self._reactor, self).far, b""  # what is unsent leaves by this link, before all that is to come
 
     # -- ending
 
