@@ -37,6 +37,18 @@ class Handover:
     introduction: Introduction
 
 
+#: Among the extensions of an ASGI scope: a `Passage`, from our server to our application, through whatever is between.
+EXTENSION = "channelkit.passage"
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """What an application under ASGI needs to hand on the connection of a request."""
+
+    company: Company
+    hand_over: Callable[[bytes], Handover | None]  # see `HttpExchange`; what is answered afterwards reaches nobody
+
+
 class Member(Protocol):
     """Another process of the company."""
 

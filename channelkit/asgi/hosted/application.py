@@ -12,7 +12,7 @@ import anyio
 from channelkit._draining import OnStop, on_stop_of
 from channelkit.asgi.hosted.core import AppCore, Homes
 from channelkit.asgi.hosted.http_exchange import AsgiHttpExchange
-from channelkit.asgi.hosted.scope import Receive, Scope, Send, content_length, request_of
+from channelkit.asgi.hosted.scope import Receive, Scope, Send, content_length, passage_of, request_of
 from channelkit.asgi.hosted.signals import heard_signals
 from channelkit.asgi.hosted.websocket_exchange import AsgiHandshake
 from channelkit.config import Config, ServerOptions
@@ -167,6 +167,8 @@ class ASGIApp:
         try:
             async with anyio.create_task_group() as tasks:
                 assert home.core is not None
+                passage = passage_of(scope)
+                home.core.company = None if passage is None else passage.company
                 exchange = kind(home.core, scope, receive, send, tasks)
                 await self._answer(home.core, scope, exchange)
                 await exchange.linger()

@@ -17,13 +17,14 @@ from channelkit._deadline import Deadline
 from channelkit._lifecycle import logger
 from channelkit._request_body import RequestBody
 from channelkit.asgi.hosted.outbox import AsgiOutbox
-from channelkit.asgi.hosted.scope import Message, Receive, Scope, Send, header_pairs
+from channelkit.asgi.hosted.scope import Message, Receive, Scope, Send, header_pairs, passage_of
 from channelkit.errors import BadRequest, HandlerError
 from channelkit.spi import HttpExchange, HttpWire, Listener, WebSocketExchange
 from channelkit.wire.http1_responses import bodiless
 from channelkit.wire.websocket_handshake import check_upgrade
 
 if TYPE_CHECKING:
+    from channelkit._handover import Handover
     from channelkit.asgi.hosted.core import AppCore
     from channelkit.channel import Channel
 
@@ -200,6 +201,16 @@ class AsgiHttpExchange(HttpExchange):
             self._work()
         elif self.listener is not None:
             self.loop.call_soon(self.listener.lost, None)
+
+    def hand_over(self, body: bytes) -> Handover | None:
+        passage = passage_of(self.scope)
+        if passage is None or self._state != WAITING:
+            return None
+        handover = passage.hand_over(body)
+        if handover is not None:
+            self.start(204, (), None)  # for what stands between the server and us and wants to see an answer
+            self.finish()
+        return handover
 
     def watch_client(self) -> None:
         if self._state != OVER:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote, unquote
 
+from channelkit._handover import EXTENSION, Passage
 from channelkit.http import Address, Request
 from channelkit.wire.http1_responses import check_header
 from channelkit.wire.websocket_handshake import is_websocket_request, offered_subprotocols
@@ -47,6 +48,12 @@ def request_of(scope: Scope, exchange: HttpExchange, source: BodySource | None) 
         exchange=exchange,
         source=source,
     )
+
+
+def passage_of(scope: Scope) -> Passage | None:
+    """What our own server gives an application, if it is the host and has company."""
+    passage = (scope.get("extensions") or {}).get(EXTENSION)
+    return passage if isinstance(passage, Passage) else None
 
 
 def _state(scope: Scope) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from channelkit._handover import Handover, Passage
 from channelkit._loop import Parking
 from channelkit._outgoing import ACCEPTANCES_PER_YIELD
 from channelkit.errors import BadRequest
@@ -23,6 +24,20 @@ class Client:
         """Let go of the exchange: nothing more is to be heard of it."""
         if self.exchange.listener is self:
             self.exchange.listener = None
+
+    @property
+    def passage(self) -> Passage | None:
+        """What lets an application that holds sessions hand the connection on, if there is anybody to take it."""
+        company = self.exchange.host.company
+        return None if company is None else Passage(company, self.hand_over)
+
+    def hand_over(self, body: bytes) -> Handover | None:
+        """See `Passage`."""
+        handover = self.exchange.hand_over(body)
+        if handover is not None:
+            self.release()
+            self.lost(None)
+        return handover
 
     # -- what the exchange tells
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from channelkit._lifecycle import logger
+from channelkit.asgi.hosting.client import Client
 from channelkit.asgi.hosting.http import HttpRun
 from channelkit.asgi.hosting.lifespan import App, open_lifespan
 from channelkit.asgi.hosting.scopes import http_scope, websocket_scope
@@ -73,8 +74,9 @@ class ASGIHandler:
             )
         if request.is_websocket:
             return await self._websocket(request)
-        run = HttpRun(request, unanswered(request))
-        await self._call(http_scope(request, self._root_path, self._state), run.receive, run.send)
+        client = Client(unanswered(request))
+        run = HttpRun(request, client)
+        await self._call(http_scope(request, self._root_path, self._state, client.passage), run.receive, run.send)
         run.app_returned()
         return ANSWERED
 
@@ -83,9 +85,11 @@ class ASGIHandler:
         check_upgrade(request.method, request.http_version, request.raw_headers)  # the application sees valid ones only
         if request._source is not None:
             raise BadRequest(400, "a WebSocket handshake has no body")
-        run = WebSocketRun(request, exchange)
+        client = Client(exchange)
+        run = WebSocketRun(request, client)
+        scope = websocket_scope(request, self._root_path, self._state, client.passage)
         try:
-            await self._call(websocket_scope(request, self._root_path, self._state), run.receive, run.send)
+            await self._call(scope, run.receive, run.send)
         except Disconnected:
             pass  # it went on sending until it heard that nobody is there: as good an end as any
         run.app_returned()

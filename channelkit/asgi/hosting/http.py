@@ -9,7 +9,6 @@ from channelkit.asgi.hosting.messages import Message
 from channelkit.asgi.hosting.response import Response
 from channelkit.errors import BadRequest
 from channelkit.http import Request
-from channelkit.spi import HttpExchange
 
 DISCONNECT = "http.disconnect"
 
@@ -17,8 +16,8 @@ DISCONNECT = "http.disconnect"
 class HttpRun:
     """The `receive` and `send` of one request; any task of the application may call either."""
 
-    def __init__(self, request: Request, exchange: HttpExchange) -> None:
-        self._client = Client(exchange)
+    def __init__(self, request: Request, client: Client) -> None:
+        self._client = client
         self._response = Response(self._client, "http")
         self._pieces: AsyncIterator[bytes] | None = request.stream()  # None: the body is through
         self._reading = False

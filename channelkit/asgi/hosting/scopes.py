@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from channelkit._handover import EXTENSION, Passage
+
 if TYPE_CHECKING:
     from channelkit.http import Request
 
@@ -15,9 +17,11 @@ LIFESPAN_VERSION = "2.0"
 Scope = dict[str, Any]
 
 
-def http_scope(request: Request, root_path: str, state: dict[str, Any]) -> Scope:
+def http_scope(request: Request, root_path: str, state: dict[str, Any], passage: Passage | None) -> Scope:
     """The scope of a plain request."""
     scope = _connection(request, root_path, state)
+    if passage is not None:
+        scope["extensions"] = {EXTENSION: passage}
     scope["type"] = "http"
     scope["asgi"] = {"version": VERSION, "spec_version": HTTP_VERSION}
     scope["scheme"] = request.scheme
@@ -25,7 +29,7 @@ def http_scope(request: Request, root_path: str, state: dict[str, Any]) -> Scope
     return scope
 
 
-def websocket_scope(request: Request, root_path: str, state: dict[str, Any]) -> Scope:
+def websocket_scope(request: Request, root_path: str, state: dict[str, Any], passage: Passage | None) -> Scope:
     """The scope of a WebSocket handshake."""
     scope = _connection(request, root_path, state)
     scope["type"] = "websocket"
@@ -33,6 +37,8 @@ def websocket_scope(request: Request, root_path: str, state: dict[str, Any]) -> 
     scope["scheme"] = "wss" if request.scheme == "https" else "ws"
     scope["subprotocols"] = list(request.subprotocols)
     scope["extensions"] = {"websocket.http.response": {}}
+    if passage is not None:
+        scope["extensions"][EXTENSION] = passage
     return scope
 
 

@@ -15,7 +15,6 @@ from channelkit.channel import Channel
 from channelkit.errors import BadRequest, ChannelClosed, Disconnected, HandlerError
 from channelkit.handlers import as_channel
 from channelkit.http import Request
-from channelkit.spi import HttpExchange
 
 ABNORMAL = 1006
 ANSWERS = ("websocket.accept", "websocket.close", "websocket.http.response.start")
@@ -24,10 +23,10 @@ ANSWERS = ("websocket.accept", "websocket.close", "websocket.http.response.start
 class WebSocketRun:
     """The `receive` and `send` of one WebSocket."""
 
-    def __init__(self, request: Request, exchange: HttpExchange) -> None:
+    def __init__(self, request: Request, client: Client) -> None:
         self._request = request
-        self._exchange = exchange
-        self._client = Client(exchange)
+        self._exchange = client.exchange
+        self._client = client
         self._denial: Response | None = None
         self._told = False  # of the connect
         self._closed = False  # by the application
