@@ -9,7 +9,6 @@ from channelkit.endpoint.uplink import whole_body
 from channelkit.handlers import unanswered
 from channelkit.http import Response
 from channelkit.responding import ANSWERED, BUSY, Answered
-from channelkit.session.codec import line_limit
 from channelkit.session.identity import name_in
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ async def pass_on(request: Request, sid: str, config: SessionConfig) -> Response
     company, name = exchange.host.company, name_in(sid)
     if company is None or name == company.name or (member := company.member(name)) is None:
         return None
-    body = await whole_body(request, line_limit(config.max_message))
+    body = await whole_body(request, config.max_message)
     try:
         taken = await member.take(partial(exchange.hand_over, body))
     except OSError as error:

@@ -18,14 +18,12 @@ if TYPE_CHECKING:
 
 async def post(request: Request, live: LiveSession, query: Query) -> Response:
     """Read the body, within its limit, and take what it holds.  Raises BadMessage if that is nothing of a session."""
-    limit = live.config.max_message
     if (coding := request.headers.get("content-encoding", "identity").lower()) != "identity":
         raise BadMessage(f"a body is taken as it is, not in Content-Encoding {coding[:40]!r}")
-    content_type = request.headers.get("content-type", "")
-    lines = media_type(content_type) == "application/x-ndjson"
-    body = await whole_body(request, line_limit(limit) if lines else limit)
+    limit, content_type = live.config.max_message, request.headers.get("content-type", "")
+    body = await whole_body(request, limit)
     frames: list[Numbered]
-    if lines or (not body and query.n is None):
+    if _is_lines(content_type) or (not body and query.n is None):
         frames = decode_batch(body, limit)
     else:
         frames = [decode_body(content_type, body, query.n, limit)]
@@ -33,11 +31,16 @@ async def post(request: Request, live: LiveSession, query: Query) -> Response:
     return refusal_response(answer) if isinstance(answer, Refusal) else ack_response(answer)
 
 
-async def whole_body(request: Request, limit: int) -> bytes:
+def _is_lines(content_type: str) -> bool:
+    return media_type(content_type) == "application/x-ndjson"
+
+
+async def whole_body(request: Request, max_message: int) -> bytes:
     """The whole body; one that is announced too large is not asked for, as a 100 (Continue) would do.
 
-    Raises MessageTooBig above `limit`.
+    Raises MessageTooBig if it is larger than a message of `max_message` bytes, or a batch of lines, may be.
     """
+    limit = line_limit(max_message) if _is_lines(request.headers.get("content-type", "")) else max_message
     announced = request.headers.get("content-length", "0")
     size = int(announced) if announced.isascii() and announced.isdigit() and len(announced) < 20 else 0
     pieces: list[bytes] = []

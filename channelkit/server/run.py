@@ -203,6 +203,7 @@ class Server:
                 try:
                     await self._serve(reactor, loop, handler, config, task_status)
                 finally:
+                    self._take_over = None
                     reactor.close()
         finally:
             self._stop_listening()
@@ -247,6 +248,13 @@ class Server:
             self._tell(systemd.STOPPING)
         for one in self._opened:
             one.close()
+
+    def _serve_handed_over(self, handover: Handover) -> None:
+        """Another process has accepted a connection that is for this one."""
+        if self._take_over is None:
+            handover.sock.close()  # too late
+        else:
+            self._take_over(handover)
 
     def _insist(self) -> None:
         """A signal: the first one stops it, each further one cuts short what it finds: requests, or the lifespan."""

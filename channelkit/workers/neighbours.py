@@ -106,6 +106,13 @@ class Neighbours:
         server._core.company = self
         server._loop.watch(self._mailbox.fileno(), self.read)
 
+    def close(self) -> None:
+        """When the server has ended.  Connections that are still in the mailbox are cut."""
+        self._mailbox.close()
+        self._way_in.close()
+        for other in self._others.values():
+            other.close()
+
     def member(self, name: str) -> Neighbour | None:
         """See `Company`."""
         if name not in self._others:
@@ -128,8 +135,7 @@ class Neighbours:
         sock = socket.socket(fileno=descriptor)
         if isinstance(what, Introduction):
             assert self._server is not None
-            assert self._server._take_over is not None
-            self._server._take_over(Handover(sock, what))
+            self._server._serve_handed_over(Handover(sock, what))
         else:
             for name in [name for name, other in self._others.items() if other.gone]:
                 self._others.pop(name).close()

@@ -69,6 +69,7 @@ async def _serve(handler: Handler, job: Job, report_pipe: int, neighbours: Neigh
             raise
         except BaseException as error:  # kept out of the group, which would wrap it
             problem = error
+        neighbours.close()
         reports.send()
         tasks.cancel_scope.cancel()
     if problem is not None:

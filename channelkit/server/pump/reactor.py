@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 READ_SIZE = 256 * 1024
 EVENTS_PER_POLL = 512
 TURN = 0.005  # seconds a tick may take before the rest waits for the next
-LAST_WORDS = 5.0  # seconds that a tunnel is kept then: what is behind it may be stopping too, and say goodbye
+LAST_WORDS = 2.0  # seconds that a tunnel is kept then: what is behind it may be stopping too, and say goodbye
 LAST_HANDSHAKE = 0.5  # seconds they get when the listener closes: two long round trips
 FLUSH_SLICE = 0.002  # seconds of flushing before the loop gets a turn
 HANDSHAKE_SLICE = 0.002  # seconds of TLS handshakes in a turn: one or two with RSA, and then everybody else
@@ -78,8 +78,11 @@ class Reactor:
 
     @property
     def links(self) -> int:
-        """How many connections there are, also those that only linger, and those that no proxy has introduced yet."""
-        return len(self._links) + len(self.proxied)
+        """How many connections there are, also those that only linger, and those that no proxy has introduced yet.
+
+        A tunnel is one, though it has two links.
+        """
+        return len(self._links) + len(self.proxied) - len(self.tunnels)
 
     @property
     def plain(self) -> memoryview:

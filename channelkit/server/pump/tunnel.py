@@ -24,7 +24,7 @@ class Tunnel:
         self._client = client
         self._process = reactor.adopt(near, lambda link: _End(self, link, client), client.config, counted=False)
         client.engine = _End(self, client, self._process)
-        self._open = 2
+        client.set_reading(True)  # its engine may have paused it
         reactor.tunnels.add(self)
 
     def finish(self) -> None:
@@ -33,10 +33,8 @@ class Tunnel:
         self._process.finish()
 
     def end_lost(self) -> None:
-        """One of the links is over."""
-        self._open -= 1
-        if not self._open:
-            self._reactor.tunnels.discard(self)
+        """One of the links is over, and the other soon."""
+        self._reactor.tunnels.discard(self)
 
 
 class _End:
