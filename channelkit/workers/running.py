@@ -49,7 +49,8 @@ def run_workers(
     and replaced; by default these are 60, or math.inf (never) with `reload`, since a breakpoint is silent too.
     `metrics` is where Prometheus finds the numbers of all workers together, at `/metrics`: `Listen(port=9100)`.
     `options` are those of `serve`.  Each worker has its own limits, groups and sessions: `max_connections` is per
-    process, and a session lives in the process that opened it.
+    process, and a session lives in the process that opened it; the others hand that one the connections which ask for
+    it.
 
     Returns 0 after an orderly end, 1 if no worker could start, or one had to be killed at the end.  Raises
     ConfigError for options that cannot work, OSError if it cannot listen, RuntimeError outside the main thread.

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from channelkit.config import Config
 from channelkit.errors import BadRequest
+from channelkit.wire.http1_heads import request_bytes
 from channelkit.wire.http1_requests import END, RequestHead, RequestLimits, RequestReader
 
 LIMITS = RequestLimits(max_line=200, max_head=600, max_headers=8, max_body=100)
@@ -624,6 +625,27 @@ def test_mutated_streams_only_ever_raise_bad_request(data: st.DataObject, reques
     whole = read(stream, limits=limits)
     for fast in (True, False):
         assert read(*data.draw(cut(stream)), limits=limits, fast=fast) == whole
+
+
+@given(valid_requests(), valid_requests())
+@settings(deadline=None)
+def test_a_request_that_is_written_again_is_the_same(raw: bytes, following: bytes) -> None:
+    """Whatever framed its body and however its fields were spelled; and what follows begins where it began."""
+    first, *_ = trace = read(raw)
+    assert isinstance(first, RequestHead)
+    body = b"".join(event for event in trace if isinstance(event, bytes))
+    again, *rest = read(request_bytes(first, body) + following)
+    assert isinstance(again, RequestHead)
+    assert plain(again) == plain(first)
+    assert again.has_body == bool(body)
+    assert rest == [*([body] if body else []), END, *read(following)]
+
+
+def plain(head: RequestHead) -> Any:
+    """All of a head but what frames its body."""
+    framing = ("content-length", "transfer-encoding", "expect")
+    fields = [field for field in head.headers if field[0] not in framing]
+    return head.method, head.target, head.http_version, fields, head.keep_alive, head.upgrade
 
 
 @given(st.data(), st.binary(max_size=60), st.sampled_from([b"", b"GET / HTTP/1.1\r\n", chunked(b"")]))

@@ -253,35 +253,3 @@ def test_bad_files_of_tls_are_told(tmp_path: Path, arguments: list[str], text: s
     assert done.returncode == 1
     assert text in done.stderr
     assert "Traceback" not in done.stderr
-
-
-SESSIONS = """
-from channelkit import Endpoint
-
-async def echo(channel):
-    async for message in channel:
-        await channel.send(message)
-
-rooms = {"one": Endpoint(echo), "two": Endpoint(echo)}
-
-async def handle(request):
-    return await rooms["one"](request)
-"""
-
-
-def test_sessions_among_several_workers_are_warned_of(tmp_path: Path) -> None:
-    """Once, though there are two endpoints in each of two workers; the line names the mistake and the cure."""
-    with serving(tmp_path, "--workers", "2", source=SESSIONS) as command:
-        command.workers(2)
-        assert command.end() == 0
-        told = command.line(r"WARNING.* served by (\d+) workers.*404.*--workers 1.*a proxy")
-        assert told[1] == "2"
-        assert not [line for line in command.seen if "an Endpoint is served" in line]
-
-
-def test_sessions_of_one_worker_are_not(tmp_path: Path) -> None:
-    """A supervisor with one worker loses no session while that lives; nor do several without endpoints."""
-    with serving(tmp_path, "--workers", "1", "--worker-timeout", "60", source=SESSIONS) as command:
-        command.workers(1)
-        assert command.end() == 0
-        assert not [line for line in command.seen if "WARNING" in line]
