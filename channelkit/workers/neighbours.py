@@ -150,6 +150,18 @@ def mailbox() -> tuple[socket.socket, socket.socket]:
     return ends
 
 
+def clear(sock: socket.socket) -> None:
+    """Take out what its owner has not: whatever was sent there is closed."""
+    while True:
+        try:
+            _, descriptor = collect(sock)
+        except (BlockingIOError, EOFError):
+            return
+        except OSError:
+            continue
+        os.close(descriptor)
+
+
 def post(sock: socket.socket, what: Any, descriptor: int) -> None:
     """Put a message and a descriptor into a mailbox.  Raises BlockingIOError if it is full, OSError if it is gone."""
     data = pickle.dumps(what)
@@ -166,11 +178,14 @@ def post(sock: socket.socket, what: Any, descriptor: int) -> None:
 
 
 def collect(sock: socket.socket) -> tuple[Any, int]:
-    """The next message of a mailbox, and its descriptor.  Raises BlockingIOError if there is none.
+    """The next message of a mailbox, and its descriptor.  Raises BlockingIOError if there is none, EOFError if none
+    will come, OSError if the descriptor was lost.
 
     The processes that can write there are those that the supervisor has started: what they pickle may be read.
     """
     data, descriptors, flags, _ = socket.recv_fds(sock, INLINE, 2, socket.MSG_CMSG_CLOEXEC)
+    if not data:
+        raise EOFError
     if flags & socket.MSG_CTRUNC:
         for one in descriptors:
             os.close(one)

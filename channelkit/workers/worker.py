@@ -14,7 +14,7 @@ from contextlib import ExitStack
 
 from channelkit.observing.prometheus import Numbers
 from channelkit.workers.job import DUMP_SIGNAL
-from channelkit.workers.neighbours import mailbox
+from channelkit.workers.neighbours import clear, mailbox
 from channelkit.workers.reports import numbers_in
 
 FIRST_PAUSE = 0.5  # seconds before a worker that died is replaced; each further death doubles it
@@ -51,10 +51,10 @@ class Worker:
                 leash_read, self._leash = _pipe(theirs, ours)
                 self.reports, reports_write = _pipe(ours, theirs)
                 os.set_blocking(self.reports, False)
-                out, self._way_in = mailbox()
-                theirs.callback(out.close)
+                self._mailbox, self._way_in = mailbox()
+                ours.callback(self._mailbox.close)
                 ours.callback(self._way_in.close)
-                pipes = (job_read, reports_write, leash_read, out.fileno(), self.way_in)
+                pipes = (job_read, reports_write, leash_read, self._mailbox.fileno(), self.way_in)
                 neighbours = {other.name: other.way_in for other in others}
                 self.process = subprocess.Popen(
                     [
@@ -130,7 +130,9 @@ class Worker:
         """It has ended: give back what belonged to it."""
         os.close(self.reports)
         os.close(self._leash)
-        self._way_in.shutdown(socket.SHUT_RDWR)  # a process that it forked may hold the other end: nobody takes it out
+        self._way_in.shutdown(socket.SHUT_RDWR)  # it takes no more; a process that it forked may have its end open
+        clear(self._mailbox)
+        self._mailbox.close()
         self._way_in.close()
 
 

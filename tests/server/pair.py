@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from tests.server.conftest import Backend, Peer, Reply
 
 
+BIG = bytes(range(256)) * 80_000  # 20 MB: more than a kernel takes
+
+
 class Site:
     """What each of the two serves: sessions that echo, and say where they are."""
 
@@ -46,7 +49,7 @@ class Site:
 
     async def __call__(self, request: Request) -> Any:
         if request.path == "/big":
-            return Response(200, {}, b"x" * 3_000_000)
+            return Response(200, {}, BIG)
         if request.path == "/endless":
             return self.endless()
         if request.path == "/":

@@ -15,7 +15,7 @@ from channelkit import CloseStatus, SessionConfig
 from channelkit._handover import Handover, Introduction
 from channelkit.workers.neighbours import INLINE, Neighbours, collect, mailbox, post
 from tests.server.conftest import open_descriptors
-from tests.server.pair import Pair, Session, texts, totals
+from tests.server.pair import BIG, Pair, Session, texts, totals
 
 if TYPE_CHECKING:
     from tests.server.conftest import Backend
@@ -74,15 +74,16 @@ def test_what_stands_behind_the_request(served: Pair) -> None:
     assert peer.reply().body == b"1"
 
 
-def test_answers_that_were_not_taken_yet(served: Pair) -> None:
+def test_answers_that_were_not_taken_yet(pair: Pair) -> None:
     """What the client has still to read of an earlier answer comes before the answer of the other server."""
+    served = pair.serve(soft_mark=30_000_000, hard_mark=60_000_000)  # else the next request waits for it
     session = served.session(0)
     peer = served.connect(1, receive_buffer=4096)
     peer.request("GET", "/big")
     served.hosts[1].until(lambda: totals(served, "handlers")[1] == 0 and totals(served, "responses")[1])
     peer.request("GET", f"{session.path}/poll?wait=0", session.authorization)
-    reply = peer.reply()
-    assert reply.body == b"x" * 3_000_000
+    served.hosts[1].until(lambda: totals(served, "connections_handed_over")[1])
+    assert peer.reply().body == BIG
     assert b'"in 1"' in peer.reply().body
 
 

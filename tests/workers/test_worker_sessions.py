@@ -6,6 +6,9 @@ import os
 import signal
 import ssl
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from http.client import HTTPConnection, RemoteDisconnected
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -35,17 +38,31 @@ handle = Endpoint(echo)
 FRAMEWORK = """
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.routing import Mount
 from channelkit.asgi import ASGIApp
 
-async def see(request, call_next):
-    response = await call_next(request)
-    response.headers["seen"] = str(response.status_code)
-    return response
+class Watchful:
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        seen = set()
+
+        async def take():
+            message = await receive()
+            seen.add(message["type"])
+            return message
+
+        async def give(message):
+            seen.add(message["type"])
+            await send(message)
+
+        await self.app(scope, take, give)
+        if scope["type"] == "http" and not seen & {"http.response.start", "http.disconnect"}:
+            raise RuntimeError("no answer, and nobody has left")
 
 routes = [Mount("/room", ASGIApp(handle))]
-handle = Starlette(routes=routes, middleware=[Middleware(BaseHTTPMiddleware, dispatch=see)])
+handle = Starlette(routes=routes, middleware=[Middleware(Watchful)])
 """
 
 TRANSPORTS = ("long_poll", "websocket", "http_stream", "events")
@@ -123,15 +140,23 @@ CHILD = """
 import time
 if not os.fork():
     os.close(2)  # or the test would wait for it; all else that its parent has open it has open too
-    time.sleep(20)
+    while os.path.exists("served.py"):
+        time.sleep(0.1)
     os._exit(0)
 """
 
 
-def test_a_worker_that_is_killed(tmp_path: Path) -> None:
+@pytest.fixture
+def with_children(tmp_path: Path) -> Iterator[Path]:
+    """A folder for an application whose workers leave children behind; they end with the test."""
+    yield tmp_path
+    (tmp_path / "served.py").unlink()
+
+
+def test_a_worker_that_is_killed(with_children: Path) -> None:
     """Its sessions are gone, and their clients told so, whatever processes it has left; the others' go on, and find
     the worker that replaces it."""
-    with serving(tmp_path, "--workers", "2", source=APP + CHILD) as command:
+    with serving(with_children, "--workers", "2", source=APP + CHILD) as command:
         url = f"http://localhost:{command.port}"
         numbers = command.workers(2)
 
@@ -141,6 +166,10 @@ def test_a_worker_that_is_killed(tmp_path: Path) -> None:
                     channels = {number: await open_at(url, number, tasks) for number in numbers}
                     victim, other = numbers
                     os.kill(victim, signal.SIGKILL)
+                    command.line(r"died \(killed by SIGKILL\)")
+                    path = f"/ck/{channels[victim].session_id}/poll"
+                    statuses = [await anyio.to_thread.run_sync(status, command.port, path) for _ in range(5)]
+                    assert statuses == [404] * 5
                     with pytest.raises(ChannelClosed) as caught:
                         await channels[victim].receive()
                     assert caught.value.info.status == CloseStatus.LOST
@@ -155,6 +184,16 @@ def test_a_worker_that_is_killed(tmp_path: Path) -> None:
 
         anyio.run(main)
         assert command.end() == 0
+
+
+def status(port: int, path: str) -> int:
+    """What a request is answered, on a connection of its own."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 async def open_at(url: str, number: int, tasks: anyio.abc.TaskGroup) -> ClientChannel:
@@ -172,3 +211,35 @@ async def open_at(url: str, number: int, tasks: anyio.abc.TaskGroup) -> ClientCh
         pass
     found: ClientChannel = channel
     return found
+
+
+def test_what_a_worker_has_left_behind(with_children: Path) -> None:
+    """A connection that was on its way to a worker when it died is closed, and the client comes again."""
+    with serving(with_children, "--workers", "2", source=APP + CHILD) as command:
+        victim, _ = sorted(command.workers(2))
+        url = f"http://localhost:{command.port}"
+
+        async def main() -> str:
+            async with anyio.create_task_group() as tasks:
+                channel = await open_at(url, victim, tasks)
+                tasks.cancel_scope.cancel()
+            return str(channel.session_id)
+
+        session_id = anyio.run(main)
+        os.kill(victim, signal.SIGSTOP)  # its mailbox fills, and nobody takes anything out
+        waiting = [HTTPConnection("127.0.0.1", command.port, timeout=PATIENCE) for _ in range(12)]
+        for one in waiting:
+            one.request("GET", f"/ck/{session_id}/poll")
+        os.kill(victim, signal.SIGKILL)
+        ends = Counter(_end(one) for one in waiting)
+        assert set(ends) <= {404, "closed"}
+        assert command.end() == 0
+
+
+def _end(connection: HTTPConnection) -> int | str:
+    try:
+        return connection.getresponse().status
+    except (RemoteDisconnected, ConnectionResetError):
+        return "closed"
+    finally:
+        connection.close()

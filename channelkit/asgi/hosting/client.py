@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from channelkit._handover import Handover, Passage
+from channelkit._handover import Passage
 from channelkit._loop import Parking
 from channelkit._outgoing import ACCEPTANCES_PER_YIELD
 from channelkit.errors import BadRequest
@@ -29,15 +29,7 @@ class Client:
     def passage(self) -> Passage | None:
         """What lets an application that holds sessions hand the connection on, if there is anybody to take it."""
         company = self.exchange.host.company
-        return None if company is None else Passage(company, self.hand_over)
-
-    def hand_over(self, body: bytes) -> Handover | None:
-        """See `Passage`."""
-        handover = self.exchange.hand_over(body)
-        if handover is not None:
-            self.release()
-            self.lost(None)
-        return handover
+        return None if company is None else Passage(company, self.exchange.hand_over)
 
     # -- what the exchange tells
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.server.conftest import open_descriptors
-from tests.server.pair import Pair, Session, texts, totals
+from tests.server.pair import BIG, Pair, Session, texts, totals
 
 if TYPE_CHECKING:
     from tests.server.conftest import Backend, Peer
@@ -104,11 +104,15 @@ def test_a_client_that_does_not_read(pair: Pair, authority: Authority) -> None:
 
 
 def test_a_client_that_reads_slowly(served: Pair) -> None:
-    """Gets all of it."""
+    """Gets all of it, though the tunnel has to stop in the midst."""
     session = served.session(0)
-    peer = served.connect(1, receive_buffer=4096)
+    peer = served.connect(1, receive_buffer=65536)
     assert session.poll(peer) == ["in 1"]
-    assert peer.ask("GET", "/big").body == b"x" * 3_000_000
+    peer.request("GET", "/big")
+    take_over: Any = served.hosts[1].server and served.hosts[1].server._take_over
+    (tunnel,) = take_over.keywords["reactor"].tunnels
+    served.hosts[1].until(lambda: not tunnel._process.reading)
+    assert peer.reply().body == BIG
 
 
 def test_a_client_that_vanishes(served: Pair) -> None:
