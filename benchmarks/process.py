@@ -38,6 +38,12 @@ def usage(pid: int | None) -> Usage:
     return Usage(int(fields[11]) / TICK, int(fields[12]) / TICK)
 
 
+def family(pid: int) -> list[int]:
+    """The process and its children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *map(int, children)]
+
+
 def resident(pid: int) -> int:
     """Bytes of memory the process holds now (RSS)."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.process import resident, usage
+from benchmarks.process import family, resident, usage
 from benchmarks.soak.__main__ import versions
 
 STOP = 60.0  # seconds in which a process must end when asked
@@ -78,14 +78,15 @@ class Process:
 
 
 class Memory:
-    """RSS over time, in MB."""
+    """RSS over time, in MB, of a process with its children."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self.samples: list[tuple[float, float]] = []
 
     def look(self, seconds: float) -> None:
-        self.samples.append((seconds, resident(self._pid) / 1024 / 1024))
+        size = sum(resident(pid) for pid in family(self._pid))
+        self.samples.append((seconds, size / 1024 / 1024))
 
     def report(self) -> dict[str, object]:
         """Of the last half: its slope by least squares, and what that makes of it."""
@@ -111,9 +112,15 @@ def _slope(samples: list[tuple[float, float]]) -> float:
     return sum((x - mean_x) * (y - mean_y) for x, y in samples) / spread
 
 
+def _server(options: argparse.Namespace) -> Process:
+    if options.workers:
+        return Process("session_workers", options.server, options.workers, nice=options.nice)
+    return Process("session_server", options.server, nice=options.nice)
+
+
 def soak(options: argparse.Namespace) -> dict[str, Any]:
     """One run: all its figures."""
-    server = Process("session_server", options.server, nice=options.nice)
+    server = _server(options)
     parts = [server]
     try:
         proxy = Process("proxy", server.port(), options.seed, nice=options.nice)
@@ -123,7 +130,7 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
         parts.append(client)
         memory = {"server": Memory(server.process.pid), "client": Memory(client.process.pid)}
         seconds, in_time = _watch(client, memory, options)
-        used = {name: usage(part.process.pid).total for name, part in (("server", server), ("proxy", proxy))}
+        used = {name: _used(part.process.pid) for name, part in (("server", server), ("proxy", proxy))}
         if not in_time:
             client.process.kill()
         told = {"client": client.stop(), "proxy": proxy.stop(), "server": server.stop()}
@@ -131,6 +138,10 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
         for part in parts:
             part.kill()
     return _report(options, told, memory, seconds, used, in_time=in_time)
+
+
+def _used(pid: int) -> float:
+    return sum(usage(one).total for one in family(pid))
 
 
 def _watch(client: Process, memory: dict[str, Memory], options: argparse.Namespace) -> tuple[float, bool]:
@@ -174,6 +185,7 @@ def _report(
         "errors": errors[:20],
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "server": options.server,
+        "workers": options.workers,
         "client": options.client,
         "seed": options.seed,
         "sessions_at_once": options.sessions,
@@ -202,6 +214,7 @@ def main(args: list[str] | None = None) -> int:
     """Run it, print and store the figures; 1 if something was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", choices=("asyncio", "trio"), default="asyncio")
+    parser.add_argument("--workers", type=int, default=0, help="processes that serve, under a supervisor; 0: one alone")
     parser.add_argument("--client", choices=("asyncio", "trio"), default="trio")
     parser.add_argument("--messages", type=int, default=1_000_000, help="each way, of all sessions together")
     parser.add_argument("--sessions", type=int, default=40, help="at once")
