@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 WAITING, STARTED, FINISHED, OVER = range(4)
 
+CLIENT_CLOSED_REQUEST = 499  # nginx's word, for logs: no client ever sees it
 MESSAGES_PER_TURN = 64  # that a host may give without ever waiting, before others get their turn
 _LENGTH = b"content-length"
 
@@ -44,10 +45,12 @@ class AsgiHttpExchange(HttpExchange):
         "_core",
         "_no_body",
         "_over",
+        "_left",
         "_lingering",
         "_read_on",
         "_reading",
         "_receive",
+        "_send",
         "_state",
         "_tasks",
         "_wants_room",
@@ -74,6 +77,7 @@ class AsgiHttpExchange(HttpExchange):
         self.outbox = self.queue = AsgiOutbox(core.loop, send, core.config.write_timeout, self)
         self._core = core
         self._receive = receive
+        self._send = send
         self._tasks = tasks
         self._state = WAITING
         self._no_body = False
@@ -81,6 +85,7 @@ class AsgiHttpExchange(HttpExchange):
         self._wants_room = False
         self.working = False  # a task reads and one writes
         self._reading: anyio.CancelScope | None = None  # of the task that reads, while there is one
+        self._left = False  # the client, says the host
         self._lingering = False  # over for our part, and still read until the host says that it is for the client's
         self._body_size = 0
         self._body_deadline = Deadline(core.loop, self._body_late)
@@ -96,6 +101,17 @@ class AsgiHttpExchange(HttpExchange):
                 await self._over.park()
             else:
                 await self.queue.write()
+        if self._left and not self.queue.begun:
+            await self._answer_nobody()
+
+    async def _answer_nobody(self) -> None:
+        """The client has left before it was answered.  A host drops what is sent then; but middleware may insist on an
+        answer (Starlette's BaseHTTPMiddleware raises without one)."""
+        try:
+            await self._send({"type": "http.response.start", "status": CLIENT_CLOSED_REQUEST, "headers": []})
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        except Exception:
+            pass  # ASGI 2.4: it may as well raise
 
     async def linger(self) -> None:
         """Stay with the host until the client has answered our close.
@@ -320,6 +336,7 @@ class AsgiHttpExchange(HttpExchange):
             self._put_body(message.get("body", b""), message.get("more_body", False))
             return True
         if kind == "http.disconnect" and not self._last_is_out():
+            self._left = True
             self.lost(None)
         return kind != "http.disconnect"
 

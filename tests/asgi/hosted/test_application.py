@@ -606,3 +606,22 @@ def test_pings_are_the_hosts(backend: Backend, calling: Calling) -> None:
         assert call.body.startswith(b":")
 
     clock.run(main, backend=backend)
+
+
+def test_a_client_that_leaves_before_it_is_answered(backend: Backend, calling: Calling) -> None:
+    """The host gets an answer for nobody, since middleware may insist on one; it may refuse it."""
+
+    async def hold(request: Request) -> Channel:
+        return as_channel(request)
+
+    async def main() -> None:
+        for refused in (None, OSError("the client is gone")):
+            async with calling(app_of(hold)) as held:
+                if refused is not None:
+                    held.refuses["http.response.start"] = refused
+                held.say("http.disconnect")
+                await held.returned.wait()
+            assert held.error is None
+            assert (held.status, held.complete) == ((499, True) if refused is None else (None, False))
+
+    clock.run(main, backend=backend)

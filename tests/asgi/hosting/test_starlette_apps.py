@@ -22,7 +22,7 @@ from starlette.websockets import WebSocket
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from channelkit import ASGIHandler, LifespanFailed, Server, as_channel, run_server, serve
+from channelkit import ASGIApp, ASGIHandler, LifespanFailed, Server, as_channel, run_server, serve
 from channelkit.testing import clock
 
 PATIENCE = 10.0
@@ -312,3 +312,24 @@ def test_served_in_virtual_time(backend: Any) -> None:
         return answer
 
     assert clock.run(main, backend=backend).endswith(b"an hour later")
+
+
+def test_a_poll_that_is_left_behind_middleware(running: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Starlette's middleware of the decorator's kind raises if an application does not answer: ours does."""
+    held: list[Any] = []
+    app = FastAPI()
+
+    async def hold(request: Any) -> Any:
+        return as_channel(request, on_open=held.append)
+
+    app.mount("/held", ASGIApp(hold))
+
+    @app.middleware("http")
+    async def see(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    server = running(app)
+    with begin(server.port, "/held/"):
+        until(lambda: held)
+    until(lambda: server.statistics().handlers == 0)
+    assert caplog.records == []
