@@ -170,6 +170,11 @@ class Draining:
         # Scheduled tasks, pullers, callbacks that would not end: nothing outlives the server.
         self.loop.cancel_on_leaving()
 
+    def forsake(self) -> None:
+        """The loop ends without a drain: what outlives its request is over, or it would be counted for ever."""
+        for guest in tuple(self._guests):
+            guest.abort()
+
     def _say_goodbye(self, now: bool) -> None:
         for connection in self._open():
             connection.going_away(now)

@@ -78,6 +78,7 @@ class Home:
                     try:
                         yield core
                     finally:
+                        core.forsake()
                         core.workers.stop()
                     self.ended.set()
         finally:

@@ -6,17 +6,21 @@ import contextvars
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import httpx
 import pytest
 
 from channelkit import (
     ASGIApp,
     Channel,
     CloseInfo,
+    CloseStatus,
     ConfigError,
+    Endpoint,
     Listen,
     NotAvailable,
     Request,
     Response,
+    SessionConfig,
     as_channel,
     reject,
     schedule_task,
@@ -28,6 +32,7 @@ from channelkit.testing import clock
 from channelkit.testing.clock import BACKENDS, Backend
 
 if TYPE_CHECKING:
+    from channelkit.transports.session_channel import SessionChannel
     from tests.asgi.hosted.conftest import Calling
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
@@ -625,3 +630,35 @@ def test_a_client_that_leaves_before_it_is_answered(backend: Backend, calling: C
             assert (held.status, held.complete) == ((499, True) if refused is None else (None, False))
 
     clock.run(main, backend=backend)
+
+
+def test_sessions_end_with_their_event_loop(backend: Backend) -> None:
+    """A test client without a lifespan may have a loop for each request: no session is counted for ever."""
+    ends: list[CloseStatus] = []
+    channels: list[SessionChannel | None] = []
+    endpoint = Endpoint(
+        on_receive=lambda channel, message: None,
+        on_close=lambda channel, status: ends.append(status),
+        session=SessionConfig(max_sessions=2),
+    )
+    app = ASGIApp(endpoint)
+
+    async def use() -> str:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            made = [(await client.post("/ck")).json() for _ in range(2)]
+            assert (await client.post("/ck")).status_code == 503
+            sids = [one["sid"] for one in made]
+            channels.extend(endpoint.session(sid) for sid in sids)
+            for one in made[1:]:
+                lines = {"Authorization": f"Bearer {one['secret']}"}
+                assert (await client.get(f"/ck/{one['sid']}/poll?wait=0", headers=lines)).status_code == 200
+        assert endpoint.session_count == 2
+        return str(sids[0])
+
+    for number in range(3):
+        sid = anyio.run(use, backend=backend)
+        assert endpoint.session_count == 0
+        assert endpoint.session(sid) is None
+        assert ends == [CloseStatus.SERVER_CLOSE] * (number + 1)  # of those that were opened
+    infos = [channel.close_info for channel in channels if channel is not None]
+    assert [info.code for info in infos if info is not None] == [1001] * 6
