@@ -139,6 +139,50 @@ def test_a_storm_of_signals(backend: str, tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
+STUBBORN = """
+import anyio, time
+
+async def handle(request):
+    print("here", flush=True)
+    if request.path == "/shielded":
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(10**6)
+    while True:
+        time.sleep(10**6)
+"""
+
+
+@pytest.mark.parametrize(
+    ("backend", "path", "drain_timeout", "signals"),
+    [
+        ("asyncio", "/shielded", "0.1", 1),
+        ("asyncio", "/holding", "600", 2),
+        ("trio", "/shielded", "600", 2),
+        ("trio", "/holding", "0.1", 1),
+    ],
+)
+def test_a_handler_that_does_not_end(backend: str, path: str, drain_timeout: str, signals: int, tmp_path: Path) -> None:
+    """When the deadlines are over the process is cut: one line, where it stands, and a status that is not 0."""
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    times = ("--drain-timeout", drain_timeout, "--handler-cleanup-timeout", "0.1")
+    where = ("--app-dir", str(tmp_path), "--port", "0", "--backend", backend)
+    with started("serve", "stubborn:handle", *where, *times) as process:
+        assert process.stderr is not None
+        assert process.stdout is not None
+        port = re.search(r"127\.0\.0\.1:(\d+)", process.stderr.readline())
+        assert port is not None
+        with socket.create_connection(("127.0.0.1", int(port[1]))) as client:
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+            assert process.stdout.readline() == "here\n"
+            for _ in range(signals):
+                process.send_signal(signal.SIGTERM)
+                threading.Event().wait(0.05)  # two at once are one
+            _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1, errors
+    assert len(re.findall(r"ERROR told to stop \d+ s ago", errors)) == 1
+    assert "stubborn.py" in errors or path == "/shielded"
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

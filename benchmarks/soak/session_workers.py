@@ -23,6 +23,7 @@ from channelkit import Endpoint, Listen, Request
 from channelkit.observing.log_setup import LogSetup
 from channelkit.workers import run_workers
 
+ROOT = Path(__file__).parent.parent.parent
 FOLDER = "CHANNELKIT_SOAK_FOLDER"  # where each worker leaves what it saw
 
 
@@ -54,6 +55,7 @@ def main(backend: str, workers: int) -> None:
         run_workers(
             "benchmarks.soak.session_workers:soaked",
             workers=workers,
+            app_dir=str(ROOT),
             backend="trio" if backend == "trio" else "asyncio",
             listen=[Listen(fd=sock.fileno())],
             metrics=Listen(port=metrics),

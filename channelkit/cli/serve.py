@@ -10,15 +10,17 @@ from typing import Any, get_args, get_type_hints
 
 import anyio
 
-from channelkit import ConfigError
+from channelkit import ConfigError, Server
 from channelkit import serve as serve_here
 from channelkit.cli import places
 from channelkit.cli.arguments import add_backend, seconds, whole
+from channelkit.cli.last_resort import LastResort
 from channelkit.config import Config, ServerOptions
 from channelkit.observing.log_setup import LogSetup
 from channelkit.responding import Handler
+from channelkit.server.lifespan import lifespan_of
 from channelkit.workers import load, run_workers, why
-from channelkit.workers.early_signals import ignore_the_rest, terminable
+from channelkit.workers.early_signals import Early, ignore_the_rest, terminable
 
 EPILOG = """\
 Every other option of the server has its own argument too, by its name in channelkit.Config (max_body: --max-body);
@@ -80,23 +82,36 @@ def run(options: argparse.Namespace) -> int:
         server_options |= places.options_of(options)
         if options.reload_dir is not None and not options.reload:
             raise ConfigError("--reload-dir says what --reload watches, and there is no --reload")
-        with terminable():
+        with terminable() as early:
             if _several(options):
                 code = _in_workers(options, logs, server_options)
                 ignore_the_rest()
                 return code
             logs.apply()
             handler = load(options.target, options.app_dir, asgi=options.asgi)
-            anyio.run(_serve, handler, server_options, backend=options.backend)
+            anyio.run(_serve, handler, server_options, early, backend=options.backend)
     except Exception as error:
         print(f"channelkit: {options.target} cannot be served: {why(error)}", file=sys.stderr)
         return 1
     return 0
 
 
-async def _serve(handler: Handler, options: dict[str, Any]) -> None:
-    await serve_here(handler, **options)
+async def _serve(handler: Handler, options: dict[str, Any], early: Early) -> None:
+    last_resort = LastResort(Config(**options), lifespan=lifespan_of(handler, None) is not None)
+    await serve_here(handler, task_status=_Started(early, last_resort), **options)
     ignore_the_rest()
+
+
+class _Started:
+    """The task status of `serve`."""
+
+    def __init__(self, early: Early, last_resort: LastResort) -> None:
+        self._early = early
+        self._last_resort = last_resort
+
+    def started(self, value: Server | None = None) -> None:
+        self._early.served = True
+        self._last_resort.stand_by()
 
 
 def _several(options: argparse.Namespace) -> bool:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import anyio
@@ -19,6 +21,7 @@ from anyio.abc import TaskStatus
 from anyio.lowlevel import RunVar
 
 from channelkit._lifecycle import logger
+from channelkit._loop import Bell
 from channelkit.config import Config
 from channelkit.errors import ConfigError
 from channelkit.server import systemd
@@ -28,6 +31,11 @@ if TYPE_CHECKING:
     from channelkit.server.run import Server
 
 STOP = (signal.SIGINT, signal.SIGTERM)
+MOST_PENDING = 8  # of a storm: three mean all that can be meant
+
+#: A signal that by default does nothing.  While an event loop of asyncio handles any, each signal that has a handler
+#: wakes it (`signal.set_wakeup_fd`); else one that comes just before the loop waits would be noticed after that.
+WAKING = signal.SIGURG
 
 
 class _Ears:
@@ -81,25 +89,48 @@ async def _hear(server: Server, numbers: Sequence[signal.Signals], *, task_statu
         if second:
             task_status.started()
         async with ears.keeper:
-            with _handlers_kept(numbers), anyio.open_signal_receiver(*numbers) as received:
+            with _received(numbers) as received:
                 if not second:
                     task_status.started()
-                async for number in received:
+                while True:
+                    number = await received.next()
                     for one in tuple(ears.servers):
                         await _told(one, number)
     finally:
         ears.servers.remove(server)
 
 
+class _Received:
+    """Signals on their way from the process to a task."""
+
+    def __init__(self) -> None:
+        self._bell = Bell()
+        self._numbers: deque[signal.Signals] = deque(maxlen=MOST_PENDING)
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        self._numbers.append(signal.Signals(number))
+        self._bell.ring()
+
+    async def next(self) -> signal.Signals:
+        """Wait for one."""
+        while not self._numbers:
+            await self._bell.wait()
+        return self._numbers.popleft()
+
+
 @contextmanager
-def _handlers_kept(numbers: Sequence[signal.Signals]) -> Iterator[None]:
+def _received(numbers: Sequence[signal.Signals]) -> Iterator[_Received]:
     """What has handled these signals does so again afterwards, and those that came too late are nobody's.
 
-    asyncio would leave the defaults; trio raises again what nobody has taken, and that would kill an orderly end.
+    With handlers of our own, since those of the event loops leave badly: asyncio's puts the default in its place for a
+    moment, which kills the process, and trio raises again what nobody has taken.
     """
-    before = {number: signal.signal(number, lambda number, frame: None) for number in numbers}
+    received = _Received()
+    before = {number: signal.signal(number, received.hear) for number in numbers}
+    before[WAKING] = signal.getsignal(WAKING)
     try:
-        yield
+        with anyio.open_signal_receiver(WAKING):
+            yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -5,22 +5,40 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+
+
+class Early:
+    """The handler of SIGTERM until a server has one, and again when it has none any more."""
+
+    def __init__(self) -> None:
+        self.served = False  # the server has listened, or was stopped before: it hears, and heard, for itself
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if not self.served:
+            raise KeyboardInterrupt
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
+def terminable() -> Iterator[Early]:
     """Inside, SIGTERM is a KeyboardInterrupt, as Ctrl-C is, until a server takes both over.  In the main thread only.
 
     The kernel keeps from process 1 of a container every signal that it has no handler for: `docker stop` would wait.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    early = Early()
+    before = signal.signal(signal.SIGTERM, early)
     try:
-        yield
+        yield early
     except KeyboardInterrupt:
         ignore_the_rest()  # one is enough
         raise
+    except BaseExceptionGroup as group:  # what an event loop makes of it
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        ignore_the_rest()
+        raise KeyboardInterrupt from None
     finally:
-        if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+        if signal.getsignal(signal.SIGTERM) is early:
             signal.signal(signal.SIGTERM, before)
 
 

@@ -14,7 +14,7 @@ import anyio
 
 from channelkit.responding import Handler
 from channelkit.server.run import Server, serve
-from channelkit.workers.early_signals import ignore_the_rest, terminable
+from channelkit.workers.early_signals import Early, ignore_the_rest, terminable
 from channelkit.workers.job import DUMP_SIGNAL, KILL_MARGIN, START_FAILED, Job, unpacked
 from channelkit.workers.neighbours import Neighbours
 from channelkit.workers.reports import Reports
@@ -46,9 +46,9 @@ def main(
     job.logs.apply(several=True)
     neighbours = Neighbours(name, mailbox, way_in, others)
     try:
-        with terminable():
+        with terminable() as early:
             handler = load(job.target, job.app_dir, asgi=job.asgi)
-            anyio.run(_serve, handler, job, report_pipe, neighbours, backend=job.backend)
+            anyio.run(_serve, handler, job, report_pipe, neighbours, early, backend=job.backend)
     except KeyboardInterrupt:
         return 0
     except Exception as error:
@@ -57,13 +57,13 @@ def main(
     return 0
 
 
-async def _serve(handler: Handler, job: Job, report_pipe: int, neighbours: Neighbours) -> None:
+async def _serve(handler: Handler, job: Job, report_pipe: int, neighbours: Neighbours, early: Early) -> None:
     neighbours.introduce(INTRODUCTION)
     problem: BaseException | None = None
     async with anyio.create_task_group() as tasks:
         reports = Reports(report_pipe, tasks, numbers=job.numbers)
         try:
-            await serve(handler, task_status=_Started(neighbours, reports), **job.options)
+            await serve(handler, task_status=_Started(early, neighbours, reports), **job.options)
             ignore_the_rest()
         except anyio.get_cancelled_exc_class():
             raise
@@ -77,13 +77,15 @@ async def _serve(handler: Handler, job: Job, report_pipe: int, neighbours: Neigh
 
 
 class _Started:
-    """The task status of `serve`: tells both."""
+    """The task status of `serve`: tells all."""
 
-    def __init__(self, neighbours: Neighbours, reports: Reports) -> None:
+    def __init__(self, early: Early, neighbours: Neighbours, reports: Reports) -> None:
+        self._early = early
         self._neighbours = neighbours
         self._reports = reports
 
     def started(self, value: Server | None = None) -> None:
+        self._early.served = True
         if value is not None and value.status == "running":  # else it was stopped before it came to that
             self._neighbours.started(value)
             self._reports.started(value)

@@ -155,9 +155,11 @@ def test_a_change_while_a_successor_hangs(tmp_path: Path) -> None:
     """A successor that hangs while it is imported gives way to the next one; the old workers serve all the time."""
     with serving(tmp_path, "--workers", "2", source=APP) as command:
         old = command.workers(2)
-        (tmp_path / "served.py").write_text("import time\nprint('hanging', flush=True)\ntime.sleep(600)\n")
+        hanging = "import sys, time\nprint('successor hangs', file=sys.stderr, flush=True)\ntime.sleep(600)\n"
+        (tmp_path / "served.py").write_text(hanging)
         command.process.send_signal(signal.SIGHUP)
         command.line("replacing")
+        command.line("successor hangs")
         assert command.get()[1] in old
         (tmp_path / "served.py").write_text(APP.replace("one", "two"))
         command.process.send_signal(signal.SIGHUP)

@@ -36,9 +36,10 @@ def websocket_scope(request: Request, root_path: str, state: dict[str, Any], pas
     scope["asgi"] = {"version": VERSION, "spec_version": WEBSOCKET_VERSION}
     scope["scheme"] = "wss" if request.scheme == "https" else "ws"
     scope["subprotocols"] = list(request.subprotocols)
-    scope["extensions"] = {"websocket.http.response": {}}
+    extensions: dict[str, Any] = {"websocket.http.response": {}}
     if passage is not None:
-        scope["extensions"][EXTENSION] = passage
+        extensions[EXTENSION] = passage
+    scope["extensions"] = extensions
     return scope
 
 
