@@ -23,6 +23,7 @@ export class Attaching {
   progress = false; // since the newest attach: a number taken or acknowledged, or the first hello
   retryAt = NEVER;
   failures = 0;
+  barren = false; // the attachment lost last had brought nothing, and lived no longer than silence is suffered
   wrote = 0;
   contacted = 0;
   alone = 0;
@@ -197,7 +198,9 @@ export class Attaching {
 
   /** The newest attachment failed: try again later, if nothing else is under way. @param {number} now @param {boolean} drop */
   lost(now, drop) {
-    const steady = this.link === "up" && (this.progress || now - this.#since >= this.#config.steady);
+    const lived = now - this.#since;
+    const steady = this.link === "up" && (this.progress || lived >= this.#config.steady);
+    this.barren = this.link === "up" && !this.progress && lived < 2 * this.#silence;
     this.unlink(now, drop);
     if (steady) this.failures = 0;
     if (!this.onlyPosts && this.candidate === 0) this.fail(now);
@@ -292,7 +295,12 @@ export class Attaching {
   }
 
   get #silentAt() {
-    return this.#heard + this.#instance.terms.ping + this.#config.pingTimeout;
+    return this.#heard + this.#silence;
+  }
+
+  /** How long nothing may be heard of what is up. */
+  get #silence() {
+    return this.#instance.terms.ping + this.#config.pingTimeout;
   }
 
   /** On a WebSocket each end asks for a sign of life, when nothing came, whatever it wrote since, and when it wrote nothing,

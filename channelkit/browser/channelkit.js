@@ -287,8 +287,10 @@ export class Channel {
         this.#outbox.number();
         this.#outbox.wake();
         break;
-      case "attached":
-      case "detached": break;
+      case "attached": break;
+      case "detached":
+        this.#lost();
+        break;
       case "ended": this.#over(action.ending); break;
       case "drained":
         this.#life.abort();
@@ -315,6 +317,14 @@ export class Channel {
     const tried = this.#trying;
     this.#trying = null;
     if (machine.wanted === tried && machine.failures > 0) machine.wanted = this.#ladder.failed(tried);
+  }
+
+  /** If an attachment was lost, choose what follows it. */
+  #lost() {
+    const { link, kind, barren, connecting, ending } = this.#machine;
+    if (link !== "none" || ending !== null) return; // it was replaced, or the session is over
+    const next = this.#ladder.lost(kind, barren);
+    if (!connecting) this.#machine.wanted = next;
   }
 
   /** @param {import("./machine.js").Ending} ending */

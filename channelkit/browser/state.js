@@ -107,6 +107,11 @@ export class ClientState {
     this.attaching.wanted = kind;
   }
 
+  /** Whether the attachment that was lost last had brought nothing, and lived no longer than silence is suffered. */
+  get barren() {
+    return this.attaching.barren;
+  }
+
   /** How many attaches have failed in a row. */
   get failures() {
     return this.attaching.failures;

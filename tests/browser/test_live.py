@@ -12,17 +12,18 @@ from typing import Any, Literal
 
 import pytest
 
-from channelkit import Channel, Endpoint, Server, SessionConfig, run_server
+from channelkit import Channel, Endpoint, SessionConfig
 from channelkit.testing.strategies import BYTES, TEXTS
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import node
+from hosts import under_our_server, under_uvicorn
 from proxy import CuttingProxy
+from slow_line import slow_line
 
 pytestmark = pytest.mark.skipif(node.NODE is None, reason=node.MISSING)
 
-Backend = Literal["asyncio", "trio"]
 Payload = str | bytes
 TRANSPORTS = ("websocket", "http_stream", "events", "long_poll")
 SESSION = SessionConfig(window=16, window_bytes=20_000, max_message=8000, grace=60.0)
@@ -55,11 +56,9 @@ def rooms() -> Rooms:
 
 
 @pytest.fixture(params=["asyncio", "trio"])
-def server(request: pytest.FixtureRequest, rooms: Rooms) -> Iterator[Server]:
-    backend: Backend = request.param
-    running = run_server(Endpoint(rooms.handler, session=SESSION), port=0, backend=backend)
-    yield running
-    running.stop(timeout=1)
+def port(request: pytest.FixtureRequest, rooms: Rooms) -> Iterator[int]:
+    with under_our_server(Endpoint(rooms.handler, session=SESSION), request.param) as port:
+        yield port
 
 
 def plain(payload: Payload) -> Any:
@@ -89,13 +88,13 @@ def judge(answers: list[dict[str, Any]], talks: list[list[Payload]], rooms: Room
     assert sorted(map(repr, rooms.said.values())) == sorted(map(repr, talks))
 
 
-def test_every_transport(live: node.Program, server: Server, rooms: Rooms) -> None:
+def test_every_transport(live: node.Program, port: int, rooms: Rooms) -> None:
     """Each by itself, on a network without faults."""
     luck = random.Random(1)
     talks = [conversation(luck, 60) for _ in TRANSPORTS]
     sessions = [
         {
-            "url": f"http://127.0.0.1:{server.port}/",
+            "url": f"http://127.0.0.1:{port}/",
             "options": {"transport": name},
             "messages": list(map(plain, talk)),
             "moves": [],
@@ -108,12 +107,12 @@ def test_every_transport(live: node.Program, server: Server, rooms: Rooms) -> No
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_hostile_networks(live: node.Program, server: Server, rooms: Rooms, seed: int) -> None:
+def test_hostile_networks(live: node.Program, port: int, rooms: Rooms, seed: int) -> None:
     """S1, S2: connections cut at any byte, transports switched, pages reloaded and put away: the lists are exact."""
     luck = random.Random(seed)
     starts = [*TRANSPORTS, *TRANSPORTS]
     talks = [conversation(luck, 50) for _ in starts]
-    with CuttingProxy(server.port, faults=40, luck=luck) as proxy:
+    with CuttingProxy(port, faults=40, luck=luck) as proxy:
         sessions = [
             {
                 "url": f"http://127.0.0.1:{proxy.port}/",
@@ -126,3 +125,21 @@ def test_hostile_networks(live: node.Program, server: Server, rooms: Rooms, seed
         answers = live.ask({"sessions": sessions})
         assert proxy.cuts > 5
     judge(answers, talks, rooms)
+
+
+@pytest.mark.parametrize(("host", "way"), [("ours", "down"), ("uvicorn", "up")])
+def test_a_message_that_takes_longer_than_silence_is_suffered(
+    host: str, way: Literal["down", "up"], live: node.Program, rooms: Rooms
+) -> None:
+    """A page sees nothing of a WebSocket's message before it is whole, nor does a server inside an ASGI host."""
+    page_suffers, server_suffers = (0.3, 20.0) if way == "down" else (20.0, 0.3)
+    session = SessionConfig(ping=0.3, ping_timeout=server_suffers, max_message=50_000, grace=60.0)
+    options = {"transports": ["websocket", "http_stream"], "config": {"pingTimeout": page_suffers}}
+    talk: list[Payload] = ["x" * 40_000]
+    endpoint = Endpoint(rooms.handler, session=session)
+    serving = under_uvicorn(endpoint) if host == "uvicorn" else under_our_server(endpoint, "asyncio")
+    with serving as port, slow_line(port, way, rate=20_000) as slow:
+        question = {"url": f"http://127.0.0.1:{slow}/", "options": options, "messages": talk, "moves": []}
+        answers = live.ask({"sessions": [question]})
+    judge(answers, [talk], rooms)
+    assert answers[0]["statistics"]["transport"] == "http_stream"

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import socket
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import pytest
-import uvicorn
-
-from channelkit import ASGIApp, run_server
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import driver
+from hosts import Backend, under_our_server, under_uvicorn
 from lists import Lists, Talk, numbers
 from proxy import CuttingProxy
 
-Backend = Literal["asyncio", "trio"]
 TRANSPORTS = ("websocket", "http_stream", "events", "long_poll")
 #: A scenario runs by two of them on each server: what a transport does on which loop is proved without a browser.
 SOME = {
@@ -58,30 +53,9 @@ class Site:
 
 
 @contextmanager
-def under_uvicorn(lists: Lists) -> Iterator[int]:
-    """The port of uvicorn with the same site, in a thread."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        host = uvicorn.Server(uvicorn.Config(ASGIApp(lists.handle, handle_signals=False), log_level="warning"))
-        thread = threading.Thread(target=host.run, args=([listener],), name="uvicorn")
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            host.should_exit = host.force_exit = True
-            thread.join()
-
-
-@contextmanager
-def under_our_server(lists: Lists, backend: Backend) -> Iterator[int]:
-    running = run_server(lists.handle, port=0, backend=backend)
-    yield running.port
-    running.stop(timeout=0.1)
-
-
-@contextmanager
 def made(browser: driver.Browser, host: str, **options: Any) -> Iterator[Site]:
     lists = Lists(**options)
-    serving = under_uvicorn(lists) if host == "uvicorn" else under_our_server(lists, cast(Backend, host))
+    serving = under_uvicorn(lists.handle) if host == "uvicorn" else under_our_server(lists.handle, cast(Backend, host))
     with serving as port, CuttingProxy(port) as proxy:
         site = Site(lists, proxy, browser, SOME[host])
         try:

@@ -140,6 +140,28 @@ test("another transport is tried when one fails at first; one that has worked is
   assert.equal(requests.length, 0);
 });
 
+test("WebSockets that open and bring nothing give way to what shows a message while it comes in", async () => {
+  const { sockets, requests, channel, page } = await attached({ transport: undefined, transports: ["websocket", "http_stream"] });
+  sockets[0].drop(); // the session began by it
+  for (const at of [1, 2]) {
+    page.say("online");
+    sockets[at].hello();
+    sockets[at].say(`m ${at} a`); // it brought something
+    await settled();
+    sockets[at].drop();
+    assert.equal(channel.transport, "websocket");
+  }
+  page.say("online");
+  sockets[3].hello({ recv: 0 });
+  sockets[3].drop();
+  assert.equal(channel.transport, "websocket");
+  page.say("online");
+  sockets[4].hello({ recv: 0 });
+  assert.equal(requests.length, 0);
+  sockets[4].drop();
+  assert.equal(channel.transport, "http_stream");
+});
+
 test("a URL without sessions is told at once", async () => {
   const { requests, channel } = stage({ transport: "http_stream" });
   await settled();

@@ -38,6 +38,25 @@ test("a transport that never worked is left at once, one that did after three fa
   assert.equal(ladder.climbAt, Infinity);
 });
 
+test("a WebSocket that brings nothing twice is left for long; the next time at once, until one has brought something", () => {
+  const ladder = new Ladder(["websocket", "stream"]);
+  ladder.attached("websocket", 0);
+  assert.equal(ladder.lost("websocket", true), "websocket");
+  ladder.attached("websocket", 0);
+  assert.equal(ladder.lost("websocket", true), "stream");
+  ladder.attached("stream", 100);
+  assert.equal(ladder.lost("stream", true), "stream");
+  assert.equal(ladder.climbAt, 400);
+  assert.equal(ladder.climb(400), "websocket");
+  ladder.attached("websocket", 400);
+  assert.equal(ladder.lost("websocket", true), "stream");
+  ladder.attached("stream", 500);
+  assert.equal(ladder.climbAt, 1100);
+  ladder.attached("websocket", 1100);
+  assert.equal(ladder.lost("websocket", false), "websocket");
+  assert.equal(ladder.lost("websocket", true), "websocket");
+});
+
 test("a transport that was asked for is not climbed away from, and those behind it are tried after it", () => {
   const ladder = new Ladder(["websocket", "stream", "poll"]);
   ladder.attached("websocket", 0);
