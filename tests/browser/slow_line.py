@@ -16,6 +16,7 @@ MORSEL = 1000  # bytes
 def slow_line(port: int, way: Literal["up", "down"], rate: float) -> Iterator[int]:
     """The port of a line to `port` that carries `rate` bytes a second to the server ("up") or from it ("down")."""
     threads: list[threading.Thread] = []
+    clients: list[socket.socket] = []
 
     def carry(one: socket.socket, other: socket.socket, slow: bool) -> None:
         with suppress(OSError):  # either end has reset it
@@ -23,9 +24,12 @@ def slow_line(port: int, way: Literal["up", "down"], rate: float) -> Iterator[in
                 other.sendall(data)
                 if slow:
                     time.sleep(len(data) / rate)
-        for end in (one, other):
+        end(one, other)
+
+    def end(*sockets: socket.socket) -> None:
+        for one in sockets:
             with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                one.shutdown(socket.SHUT_RDWR)
 
     def join(client: socket.socket) -> None:
         with client, socket.create_connection(("127.0.0.1", port)) as server:
@@ -38,6 +42,7 @@ def slow_line(port: int, way: Literal["up", "down"], rate: float) -> Iterator[in
         with suppress(OSError):  # it was closed
             while True:
                 client, _ = listener.accept()
+                clients.append(client)
                 threads.append(threading.Thread(target=join, args=(client,)))
                 threads[-1].start()
 
@@ -47,6 +52,8 @@ def slow_line(port: int, way: Literal["up", "down"], rate: float) -> Iterator[in
         try:
             yield listener.getsockname()[1]
         finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            for thread in (accepting, *threads):
+            end(listener)
+            accepting.join()
+            end(*clients)
+            for thread in threads:
                 thread.join()
