@@ -23,22 +23,9 @@ import pytest
 from channelkit._loop import open_loop
 from channelkit._loop.asyncio_loop import AsyncioLoop
 from channelkit.testing.clock import Backend, run
+from tests.turning import turns, until
 
 pytestmark = pytest.mark.anyio
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until `condition` holds."""
-    for _ in range(5000):
-        if condition():
-            return
-        await anyio.lowlevel.checkpoint()
-    raise AssertionError("it did not happen")
-
-
-async def turns(count: int = 20) -> None:
-    for _ in range(count):
-        await anyio.lowlevel.checkpoint()
 
 
 class Fatal(BaseException):

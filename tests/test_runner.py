@@ -14,6 +14,7 @@ import anyio.lowlevel
 import pytest
 
 from channelkit._loop import open_loop
+from tests.turning import turns
 
 pytestmark = pytest.mark.anyio
 
@@ -26,11 +27,6 @@ def task() -> Any:
     if trio.lowlevel.in_trio_task():
         return trio.lowlevel.current_task()
     return importlib.import_module("asyncio").current_task()
-
-
-async def turns(count: int = 20) -> None:
-    for _ in range(count):
-        await anyio.lowlevel.checkpoint()
 
 
 async def run(*functions: Callable[[], Any]) -> None:

@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from channelkit import CloseStatus, ConfigError, Request, Server, as_channel, run_server, serve
+from tests.plain_sockets import read_rest
 
 PATIENCE = 20.0
 
@@ -88,17 +89,6 @@ def get(server: Server, path: str) -> socket.socket:
     return sock
 
 
-def read_all(sock: socket.socket) -> bytes:
-    data = b""
-    try:
-        while piece := sock.recv(65536):
-            data += piece
-    except ConnectionResetError:
-        data += b"<reset>"
-    sock.close()
-    return data
-
-
 def test_a_running_request_finishes(server: Server, app: App) -> None:
     """The listener closes at once; a request that runs gets its time and its answer says the connection closes."""
     sock = get(server, "/slow")
@@ -108,7 +98,7 @@ def test_a_running_request_finishes(server: Server, app: App) -> None:
     until(lambda: server.status == "stopping")
     until(lambda: _refused(server.port))
     app.release.set()
-    answer = read_all(sock)
+    answer = read_rest(sock, reset=b"<reset>")
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.endswith(b"finished")
     assert b"\r\nConnection: close\r\n" in answer
@@ -134,8 +124,8 @@ def test_channels_are_closed_each_in_its_way(server: Server, app: App) -> None:
             websocket.recv(PATIENCE)
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == 1001
-    assert read_all(stream).endswith(b"begun\n\r\n0\r\n\r\n")
-    assert read_all(held).startswith(b"HTTP/1.1 503")
+    assert read_rest(stream, reset=b"<reset>").endswith(b"begun\n\r\n0\r\n\r\n")
+    assert read_rest(held, reset=b"<reset>").startswith(b"HTTP/1.1 503")
     assert server.join(PATIENCE)
     assert app.closed == dict.fromkeys(("/held", "/stream", "/ws"), CloseStatus.SERVER_CLOSE)
     assert {info.code for info in app.infos.values()} == {1001}
@@ -148,7 +138,7 @@ def test_the_deadline_cuts_what_is_left(server: Server, app: App) -> None:
     until(lambda: "/stubborn" in app.entered)
     server.stop(0.05)
     assert app.cancelled
-    assert b"200" not in read_all(sock)
+    assert b"200" not in read_rest(sock, reset=b"<reset>")
 
 
 def test_an_idle_connection_goes_at_once(server: Server) -> None:
@@ -519,7 +509,7 @@ def test_what_was_under_way_is_answered(backend: Any) -> None:
     for sock in early:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
     for sock in early:
-        answer = read_all(sock)
+        answer = read_rest(sock, reset=b"<reset>")
         assert answer.startswith(b"HTTP/1.1 200"), answer
         assert b"\r\nConnection: close\r\n" in answer
     stopper.join(PATIENCE)
@@ -538,7 +528,7 @@ def test_the_second_wish_is_heard_in_the_same_turn(backend: Any) -> None:
     servers.append(run_server(handler, port=0, backend=backend))
     sock = get(servers[0], "/")
     assert servers[0].join(PATIENCE)
-    read_all(sock)
+    read_rest(sock, reset=b"<reset>")
 
 
 def test_what_waits_to_be_accepted_is_answered(backend: Any) -> None:
@@ -557,6 +547,6 @@ def test_what_waits_to_be_accepted_is_answered(backend: Any) -> None:
     assert holding.wait(PATIENCE)
     clients += [get(held, "/") for _ in range(20)]
     release.set()
-    answers = [read_all(sock) for sock in clients]
+    answers = [read_rest(sock, reset=b"<reset>") for sock in clients]
     assert [answer for answer in answers if not answer.startswith(b"HTTP/1.1 200")] == []
     assert held.join(PATIENCE)

@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from commands import PATIENCE, Command, serving
 
+from tests.plain_sockets import read_rest, read_until
+
 MANY = 50
 HANDSHAKE = (
     "GET /ws HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -72,24 +74,6 @@ def get(path: str, *headers: str) -> str:
     return "".join(f"{line}\r\n" for line in (f"GET {path} HTTP/1.1", "Host: here", *headers, ""))
 
 
-def until(sock: socket.socket, end: bytes) -> bytes:
-    data = b""
-    while end not in data:
-        piece = sock.recv(65536)
-        assert piece, data
-        data += piece
-    return data
-
-
-def rest(sock: socket.socket) -> bytes:
-    """Everything to the end of the connection, which is no reset."""
-    data = b""
-    while piece := sock.recv(65536):
-        data += piece
-    sock.close()
-    return data
-
-
 class Clients:
     """What is open, and what each is owed."""
 
@@ -99,34 +83,34 @@ class Clients:
         self.sockets = [opened(command, HANDSHAKE) for _ in range(MANY)]
         self.polls = [self._poll(command) for _ in range(MANY)]
         for stream in self.streams:
-            until(stream, b"begun")
+            read_until(stream, b"begun")
         for sock in self.sockets:
-            assert until(sock, b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
+            assert read_until(sock, b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
 
     def _poll(self, command: Command) -> socket.socket:
         """A session whose second poll waits (the first answers with the hello)."""
         sock = opened(command, "POST /ck HTTP/1.1\r\nHost: here\r\nContent-Length: 0\r\n\r\n")
-        session = json.loads(until(sock, b"}").partition(b"\r\n\r\n")[2])
+        session = json.loads(read_until(sock, b"}").partition(b"\r\n\r\n")[2])
         header = f"Authorization: Bearer {session['secret']}"
         sock.sendall(get(f"/ck/{session['sid']}/poll?ack=0&a=1", header).encode())
-        until(sock, b"]\n")
+        read_until(sock, b"]\n")
         sock.sendall(get(f"/ck/{session['sid']}/poll?ack=0&a=1&wait=20", header).encode())
         return sock
 
     def judge(self) -> None:
         for sock in self.requests:
-            answer = rest(sock)
+            answer = read_rest(sock)
             assert answer.startswith(b"HTTP/1.1 200 "), answer
             assert b"\r\nConnection: close\r\n" in answer
             assert answer.endswith(b"finished")
         for sock in self.streams:
-            assert rest(sock).endswith(b"0\r\n\r\n")
+            assert read_rest(sock).endswith(b"0\r\n\r\n")
         for sock in self.sockets:
-            assert until(sock, GOING_AWAY).endswith(GOING_AWAY)  # behind a ping, which asks what arrived
+            assert read_until(sock, GOING_AWAY).endswith(GOING_AWAY)  # behind a ping, which asks what arrived
             sock.sendall(MASKED_ANSWER)
-            assert rest(sock) == b""
+            assert read_rest(sock) == b""
         for sock in self.polls:
-            answer = rest(sock)
+            answer = read_rest(sock)
             assert answer.startswith(b"HTTP/1.1 200 "), answer
             assert json.loads(answer.splitlines()[-1])[0] == "e", answer
             assert b"1001" in answer
@@ -152,6 +136,6 @@ def test_reload(tmp_path: Path, backend: str) -> None:
         for _ in new:
             command.line("has stopped$")
         stream = opened(command, get("/stream"))
-        until(stream, b"begun")
+        read_until(stream, b"begun")
         stream.close()
         assert command.end() == 0

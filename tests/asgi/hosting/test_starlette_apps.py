@@ -24,6 +24,7 @@ from websockets.sync.client import connect
 
 from channelkit import ASGIApp, ASGIHandler, LifespanFailed, Server, as_channel, run_server, serve
 from channelkit.testing import clock
+from tests.plain_sockets import read_rest, read_until
 
 PATIENCE = 10.0
 Served = Any
@@ -54,27 +55,6 @@ def begin(port: int, target: str, *lines: str, method: str = "GET") -> socket.so
     sock = socket.create_connection(("127.0.0.1", port), PATIENCE)
     sock.sendall("\r\n".join([f"{method} {target} HTTP/1.1", "Host: test", *lines, "", ""]).encode())
     return sock
-
-
-def read_until(sock: socket.socket, end: bytes) -> bytes:
-    data = b""
-    while end not in data:
-        piece = sock.recv(65536)
-        assert piece, data
-        data += piece
-    return data
-
-
-def read_all(sock: socket.socket) -> bytes:
-    """Everything until the end; then the connection is closed."""
-    data = b""
-    with sock:
-        try:
-            while piece := sock.recv(65536):
-                data += piece
-        except ConnectionResetError:
-            pass
-    return data
 
 
 def until(condition: Any) -> None:
@@ -129,7 +109,7 @@ def test_pipelined_requests(ours: Served) -> None:
     """Each answer in its turn."""
     sock = begin(ours.port, "/plain")
     sock.sendall(b"GET /stream HTTP/1.1\r\nHost: t\r\n\r\nGET /json HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
-    answer = read_all(sock)
+    answer = read_rest(sock, reset=b"")
     assert [answer.index(part) for part in (b"plain", b"piece 4", b'{"a"')] == sorted(
         answer.index(part) for part in (b"plain", b"piece 4", b'{"a"')
     )
@@ -151,7 +131,7 @@ def test_an_upload_that_is_too_large(running: Any) -> None:
     sock = begin(server.port, "/", "Transfer-Encoding: chunked", kind, method="POST")
     for data in (b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n', bytes(0x30000)):
         sock.sendall(b"%x\r\n%b\r\n" % (len(data), data))
-    assert read_all(sock).startswith(b"HTTP/1.1 413 ")
+    assert read_rest(sock, reset=b"").startswith(b"HTTP/1.1 413 ")
 
 
 def test_a_client_that_breaks_off_an_upload(running: Any) -> None:
@@ -185,7 +165,7 @@ def test_endless_event_streams_end_with_the_server(running: Any, new_site: Any) 
     read_until(sock, b"data: x\n\n")
     stopper = threading.Thread(target=server.stop, args=(PATIENCE,))
     stopper.start()
-    assert read_all(sock).endswith(b"0\r\n\r\n")
+    assert read_rest(sock, reset=b"").endswith(b"0\r\n\r\n")
     assert site.seen == ["events ended"]
     stopper.join(PATIENCE)
     assert server.status == "stopped"
@@ -235,8 +215,8 @@ def test_what_does_not_end_is_cancelled(running: Any) -> None:
             websocket.recv(PATIENCE)
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == 1001
-    assert read_all(page).startswith(b"HTTP/1.1 503 ")
-    assert not read_all(streaming).endswith(b"0\r\n\r\n")
+    assert read_rest(page, reset=b"").startswith(b"HTTP/1.1 503 ")
+    assert not read_rest(streaming, reset=b"").endswith(b"0\r\n\r\n")
     stopper.join(PATIENCE)
     assert sorted(ended[:-1]) == ["page", "stream", "websocket"]
     assert ended[-1] == "lifespan"

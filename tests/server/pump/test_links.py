@@ -26,6 +26,7 @@ from channelkit.server.pump.reactor import Reactor
 from channelkit.server.pump.stream import serve_stream
 from channelkit.testing import network
 from channelkit.testing.clock import Backend, run
+from tests.turning import turns, until
 
 Pump = Literal["reactor", "stream"]
 MIB = 1024 * 1024
@@ -103,20 +104,6 @@ class Bench:
         while len(got) < size:
             got += await self.peer.receive(size - len(got))
         return bytes(got)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn, at an unmoved clock, until `condition` holds."""
-    for _ in range(5000):
-        if condition():
-            return
-        await anyio.lowlevel.checkpoint()
-    raise AssertionError("it did not happen")
-
-
-async def turns(count: int = 30) -> None:
-    for _ in range(count):
-        await anyio.lowlevel.checkpoint()
 
 
 @asynccontextmanager
