@@ -13,6 +13,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from urllib.request import urlopen
@@ -22,6 +23,7 @@ from benchmarks.soak import session_server
 from channelkit import Endpoint, Listen, Request
 from channelkit.observing.log_setup import LogSetup
 from channelkit.workers import run_workers
+from channelkit.workers.reports import BEAT
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = "CHANNELKIT_SOAK_FOLDER"  # where each worker leaves what it saw
@@ -77,13 +79,19 @@ def _free_port() -> int:
 
 
 def _stop_with_stdin(metrics: int, numbers: dict[str, int]) -> None:
-    """Note the numbers at the end, and stop the workers."""
+    """Note the numbers at the end, when all workers have told theirs, and stop the workers."""
     sys.stdin.read()
+    while (seen := _scraped(metrics)) != numbers or not numbers["connections_total"]:
+        numbers.update(seen)
+        time.sleep(2 * BEAT)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _scraped(metrics: int) -> dict[str, int]:
     with urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=10) as answer:
         text = answer.read().decode()
-    for name in ("connections_total", "connections_handed_over_total"):
-        numbers[name] = int(re.findall(rf"^channelkit_{name} (\d+)$", text, re.MULTILINE)[0])
-    os.kill(os.getpid(), signal.SIGTERM)
+    names = ("connections_total", "connections_handed_over_total")
+    return {name: int(re.findall(rf"^channelkit_{name} (\d+)$", text, re.MULTILINE)[0]) for name in names}
 
 
 if __name__ == "__main__":
