@@ -6,7 +6,7 @@ import os
 import signal
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -229,6 +229,15 @@ def test_callbacks_that_are_set_later(opened: tuple[SyncChannel, Peer], host: Ho
     assert all(name.startswith("worker-") for name in names)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT is a KeyboardInterrupt, also where the shell that began all this ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_receiver(host: Host) -> None:
     """Ctrl-C in the main thread: the wait is called off, and the next message is the next receiver's."""
     channel, peer = held(host)
