@@ -169,7 +169,7 @@ def test_the_second_signal_cuts(tmp_path: Path) -> None:
 
 
 def test_workers_do_not_outlive_their_supervisor(tmp_path: Path) -> None:
-    """A supervisor that is killed leaves nobody behind."""
+    """A supervisor that is killed leaves nobody behind: they stop in order, and do not wait to be killed themselves."""
     with serving(tmp_path, "--workers", "2") as command:
         numbers = command.workers(2)
         command.process.kill()
@@ -179,6 +179,7 @@ def test_workers_do_not_outlive_their_supervisor(tmp_path: Path) -> None:
             except AssertionError:
                 break
         assert not any(_alive(number) for number in numbers)
+        assert not any("did not stop in time" in line for line in command.seen)
 
 
 def test_port_in_use(tmp_path: Path) -> None:
