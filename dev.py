@@ -242,7 +242,7 @@ def _wheel_command(home: Environment, folder: str) -> list[str]:
 
 # -- mutants -----------------------------------------------------------------------------------------------------------
 
-PROMISES = [f"{kind}{number}" for kind, last in (("G", 20), ("S", 10), ("O", 7)) for number in range(1, last + 1)]
+PROMISES = [f"{kind}{number}" for kind, last in (("G", 20), ("S", 10), ("O", 8)) for number in range(1, last + 1)]
 COPIED = ("channelkit", "tests", "examples", "pyproject.toml", "README.md", "LICENSE")
 AT_ONCE = 2
 MUTANT_TIMEOUT = 600.0  # seconds of real time for one mutant's test
