@@ -30,7 +30,7 @@ export class Ladder {
   /** `kind` was asked for: it is the best from now on, and the others stand behind it. @param {Kind} kind */
   prefer(kind) {
     this.kinds = [kind, ...this.kinds.filter((other) => other !== kind)];
-    this.#failures = 0;
+    this.#failures = this.#barren = 0;
     this.climbAt = Infinity;
   }
 

@@ -55,6 +55,9 @@ test("a WebSocket that brings nothing twice is left for long; the next time at o
   ladder.attached("websocket", 1100);
   assert.equal(ladder.lost("websocket", false), "websocket");
   assert.equal(ladder.lost("websocket", true), "websocket");
+  ladder.prefer("websocket"); // somebody knows better
+  assert.equal(ladder.lost("websocket", true), "websocket");
+  assert.equal(ladder.lost("websocket", true), "stream");
 });
 
 test("a transport that was asked for is not climbed away from, and those behind it are tried after it", () => {
