@@ -1,4 +1,4 @@
-"""What a handler gets and gives: Request, Response and the forms a response may take.
+"""What a handler gets.
 
 Nothing here waits except the reading of a request body, and that only calls the body source the host put in.
 """
@@ -6,80 +6,23 @@ Nothing here waits except the reading of a request body, and that only calls the
 from __future__ import annotations
 
 import copy
-import io
 import json
-import pathlib
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping
 from http.cookies import CookieError, SimpleCookie
-from typing import IO, TYPE_CHECKING, Any, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 from urllib.parse import parse_qsl, unquote
 
 from channelkit._access_log import path_of
-from channelkit.errors import BadRequest, HandlerError
+from channelkit.errors import BadRequest
+from channelkit.http.headers import Headers, MultiMapping
 
 if TYPE_CHECKING:
     from channelkit.spi import HttpExchange
     from channelkit.tls import TLSInfo
 
-BytesLike: TypeAlias = bytes | bytearray | memoryview
-Body: TypeAlias = (
-    None | str | BytesLike | pathlib.Path | IO[bytes] | Iterable[str | BytesLike] | AsyncIterable[str | BytesLike]
-)
-HeaderValue: TypeAlias = str | int | None | Iterable[str]
-HeaderInput: TypeAlias = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]]
 Address: TypeAlias = tuple[str, int] | None
 
-
 _USUAL_PORTS = {"http": ":80", "https": ":443"}
-
-
-class MultiMapping(Mapping[str, str]):
-    """Name to value where a name may occur more than once: `m[name]` is the first, `getlist` gives all."""
-
-    __slots__ = ("_items",)
-
-    def __init__(self, items: Iterable[tuple[str, str]]) -> None:
-        self._items = tuple(items)
-
-    def _key(self, name: str) -> str:
-        return name
-
-    def getlist(self, name: str) -> list[str]:
-        """All values of `name` in order; an empty list if there are none."""
-        wanted = self._key(name)
-        return [value for key, value in self._items if key == wanted]
-
-    def __getitem__(self, name: str) -> str:
-        wanted = self._key(name)
-        for key, value in self._items:
-            if key == wanted:
-                return value
-        raise KeyError(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(key for key, _ in self._items))
-
-    def __len__(self) -> int:
-        return len({key for key, _ in self._items})
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({list(self._items)!r})"
-
-
-class Headers(MultiMapping):
-    """Request header fields by name, in any case.  A repeated field is one value joined with ", " (RFC 9110 5.3)."""
-
-    __slots__ = ()
-
-    def _key(self, name: str) -> str:
-        return name.lower()
-
-    def __getitem__(self, name: str) -> str:
-        values = self.getlist(name)
-        if not values:
-            raise KeyError(name)
-        return ("; " if name.lower() == "cookie" else ", ").join(values)
 
 
 class BodySource(Protocol):
@@ -290,106 +233,3 @@ class Request(RequestData):
             return json.loads(await self.body())
         except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
             raise BadRequest(400, f"the body is not JSON: {error}") from None
-
-
-@dataclass(slots=True)
-class Response:
-    """What a handler answers: a status, header fields, a body of any of the forms of `Body`.
-
-    A header value may be a str, an int, a list (one line each), or None (left out).  A body that is neither text
-    nor bytes is streamed under back-pressure and never read whole.
-    """
-
-    status: int = 200
-    headers: HeaderInput = field(default_factory=dict)
-    body: Body = None
-
-
-def reject(status: int = 403, headers: HeaderInput = (), body: Body = None) -> Response:
-    """A refusal, of an upgrade or any other request: `return reject(401, {"WWW-Authenticate": "Basic"})`."""
-    if not 400 <= status <= 599 and not 300 <= status <= 399:
-        raise ValueError(f"a refusal has a status of 300 to 599, not {status}")
-    return Response(status, headers, body)
-
-
-_MAPPINGS = (dict, Mapping)  # asking Mapping costs more than flattening a small dict
-
-
-def header_lines(headers: HeaderInput) -> list[tuple[str, str]]:
-    """Flatten the forms a header value may take into (name, value) lines."""
-    items: Any = headers.items() if isinstance(headers, _MAPPINGS) else headers
-    lines: list[tuple[str, str]] = []
-    for name, value in items:
-        if value is None:
-            continue
-        if isinstance(value, (str, int)):
-            lines.append((name, str(value)))
-        else:
-            lines.extend((name, str(one)) for one in value)
-    return lines
-
-
-_FIELDS = frozenset({"status", "headers", "body"})
-
-
-def to_response(value: Any) -> Response:
-    """Turn a mapping or a bare body into a Response.  Raises TypeError or ValueError naming what is wrong."""
-    if isinstance(value, Response):
-        return value
-    if isinstance(value, Mapping):
-        return _from_mapping(value)
-    if not is_body(value):
-        raise TypeError(
-            f"a {type(value).__name__} is no response: use Response, a mapping with status, headers, body, or a body "
-            "(None, str, bytes, pathlib.Path, binary file, iterable or async iterable of str or bytes)"
-        )
-    return Response(body=value)
-
-
-def _from_mapping(value: Mapping[Any, Any]) -> Response:
-    unknown = set(value) - _FIELDS
-    if unknown or not value:
-        raise ValueError(f"a response mapping has any of status, headers, body; this one has {sorted(map(str, value))}")
-    response = Response(value.get("status", 200), value.get("headers") or (), value.get("body"))
-    if not is_body(response.body):
-        raise TypeError(f"a {type(response.body).__name__} cannot be a body")
-    return response
-
-
-def is_body(value: Any) -> bool:
-    """Whether `value` has one of the forms of `Body`."""
-    if value is None or isinstance(value, str | bytes | bytearray | memoryview | pathlib.Path | io.IOBase):
-        return True
-    if isinstance(value, Mapping | int | float):
-        return False
-    return hasattr(value, "__iter__") or hasattr(value, "__aiter__") or hasattr(value, "read")
-
-
-def whole(body: Any) -> bytes | None:
-    """The bytes of a body that is already in memory; None for one that must be streamed.
-
-    Raises ValueError for text that UTF-8 cannot carry (a lone surrogate).
-    """
-    if body is None:
-        return b""
-    if isinstance(body, str):
-        return body.encode()
-    if isinstance(body, bytes):
-        return body
-    if isinstance(body, bytearray | memoryview):
-        return bytes(body)
-    return None
-
-
-def has_header(lines: Iterable[tuple[str, str]], name: str) -> bool:
-    """Whether `name` (lower case) is among the header lines, in any case."""
-    return any(key.lower() == name for key, _ in lines)
-
-
-def check_status(status: object) -> int:
-    """The status of a final response, or a TypeError or HandlerError that says what is wrong with it."""
-    if isinstance(status, bool) or not isinstance(status, int):
-        raise TypeError(f"a status is an int, not {type(status).__name__}")
-    if not 200 <= status <= 999:
-        raise HandlerError(f"status {status} is no final response (RFC 9110 15); use 200 to 599")
-    return status
