@@ -34,6 +34,7 @@ class LastResort:
         closing = config.lifespan_timeout if lifespan else 0.0
         self._cut_within = config.handler_cleanup_timeout + closing + KILL_MARGIN
         self._stop_within = config.drain_timeout + self._cut_within
+        self._process = os.getpid()
         self._heard, self._signal = os.pipe()
         os.set_blocking(self._signal, False)
 
@@ -45,10 +46,11 @@ class LastResort:
 
     def _behind(self, handler: Any) -> Callable[[int, FrameType | None], Any]:
         def hear(number: int, frame: FrameType | None) -> Any:
-            try:
-                os.write(self._signal, b".")
-            except BlockingIOError:
-                pass  # it has more than enough of them
+            if os.getpid() == self._process:  # else it was forked off this one, and only its own end is meant
+                try:
+                    os.write(self._signal, b".")
+                except BlockingIOError:
+                    pass  # it has more than enough of them
             return handler(number, frame) if callable(handler) else None
 
         return hear

@@ -6,6 +6,7 @@ keeper is one of the servers; when that one ends, the next becomes the keeper.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -100,14 +101,27 @@ async def _hear(server: Server, numbers: Sequence[signal.Signals], *, task_statu
         ears.servers.remove(server)
 
 
+def by_default(number: int) -> None:
+    """In the handler of a signal: do what it does where nobody handles it.
+
+    For a process that a handler has forked off: it inherits the server's handlers, and would end at no SIGTERM.
+    """
+    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.raise_signal(number)
+
+
 class _Received:
     """Signals on their way from the process to a task."""
 
     def __init__(self) -> None:
+        self._process = os.getpid()
         self._bell = Bell()
         self._numbers: deque[signal.Signals] = deque(maxlen=MOST_PENDING)
 
     def hear(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            by_default(number)
+            return
         self._numbers.append(signal.Signals(number))
         self._bell.ring()
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from channelkit.server.signals import by_default
 
 
 class Early:
     """The handler of SIGTERM until a server has one, and again when it has none any more."""
 
     def __init__(self) -> None:
+        self._process = os.getpid()
         self.served = False  # the server has listened, or was stopped before: it hears, and heard, for itself
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if not self.served:
+        if os.getpid() != self._process:
+            by_default(number)
+        elif not self.served:
             raise KeyboardInterrupt
 
 

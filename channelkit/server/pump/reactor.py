@@ -11,12 +11,13 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from channelkit._deadline import Deadline
 from channelkit._places import Crowds
 from channelkit.server.pump.accepting import Listener, OnConnect
+from channelkit.server.pump.forks import keep_from_forks
 from channelkit.server.pump.later import Later
 from channelkit.server.pump.poller import IN, RDHUP, Poller
 from channelkit.server.pump.socket_link import SocketLink
@@ -75,6 +76,7 @@ class Reactor:
         self._crowds = Crowds(config.max_connections_per_address)
         self.on_link_closed: Callable[[], None] = lambda: None
         loop.watch(self.poller.fileno(), self.tick)
+        keep_from_forks(self)
 
     @property
     def links(self) -> int:
@@ -166,6 +168,10 @@ class Reactor:
     def register(self, fd: int, handler: Any, events: int) -> None:
         self._handlers[fd] = handler
         self.poller.register(fd, events)
+
+    def descriptors(self) -> Iterable[int]:
+        """Of all listeners and connections, but for those that only linger."""
+        return () if self._closed else tuple(self._handlers)
 
     def unregister(self, fd: int) -> None:
         """Always before the socket is closed: a descriptor that lives elsewhere would go on being reported."""
