@@ -139,19 +139,24 @@ class _JumpingSelector(selectors.DefaultSelector):
         ready = super().select(0 if busy else self._patience)
         if not ready and not busy:
             self._jump(timeout)
+        self._catch_up()
         return ready
 
     def _jump(self, timeout: float | None) -> None:
         if timeout is None:
             raise self._watch.deadlock(self.now)
         self.now += timeout
-        # The sum may fall short of the timer's time by the last bit.  asyncio would run it all the same, who set it
-        # would find that it is too early, and set it again, for ever.
-        while self.timers and self.timers[0] <= self.now + _RESOLUTION:
-            self.now = max(self.now, heapq.heappop(self.timers))
         if self.now + _RESOLUTION == self.now:
             # After 97 days a float is coarser than asyncio's resolution: a timer due exactly now would never be run.
             self.now = math.nextafter(self.now, math.inf)
+
+    def _catch_up(self) -> None:
+        """With the timers that asyncio is going to run, a nanosecond too early: by the last bit of a sum, say.
+
+        Who set one would find that it is too early, and set it again, for ever.
+        """
+        while self.timers and self.timers[0] <= self.now + _RESOLUTION:
+            self.now = max(self.now, heapq.heappop(self.timers))
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):

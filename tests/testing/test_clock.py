@@ -53,6 +53,27 @@ def test_no_timer_comes_too_early(backend: Backend) -> None:
         clock.run(sleepers, step, backend=backend)
 
 
+def test_no_timer_comes_too_early_in_a_busy_loop() -> None:
+    """asyncio runs it a nanosecond early, also where others keep the loop awake, and the clock has no jump to make."""
+
+    async def busy() -> None:
+        done = anyio.Event()
+
+        async def sleep() -> None:
+            at = anyio.current_time() + 1e-12
+            while anyio.current_time() < at:  # a timer that is set again
+                await anyio.sleep(at - anyio.current_time())
+            done.set()
+
+        async with anyio.create_task_group() as tasks:
+            await anyio.sleep(1)  # a float is so fine then that asyncio's nanosecond is many of them
+            tasks.start_soon(sleep)
+            while not done.is_set():
+                await anyio.lowlevel.checkpoint()
+
+    clock.run(busy, max_ticks=1000)
+
+
 @on_both
 def test_arguments_and_result_pass_through(backend: Backend) -> None:
     """`run` gives the function its arguments and returns what it returns."""
