@@ -69,8 +69,8 @@ class PollCarrier:
             while not (exchange.started or self._over):
                 await self._news.park()
         finally:
-            if not exchange.started:
-                self._session.detached(result)  # gone, or cancelled
+            if exchange.gone or not exchange.started:  # its connection is lost, or this was cancelled
+                self._session.detached(result)
                 exchange.listener = None
         return None
 
