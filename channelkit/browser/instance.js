@@ -17,13 +17,13 @@ export const nextInstance = (a, milliseconds, digits) =>
 /** `a` orders the instances of a session.  `hadHello`: this one's own, without which it numbers nothing (F2). */
 export class Instance {
   hadHello = false;
-  terms = FIRST_TERMS;
 
   /** @param {number} a @param {Saved | null} saved @param {string | null} sid @param {string | null} secret */
   constructor(a, saved, sid, secret) {
     this.a = a;
     this.line = saved?.line ?? null;
     this.verified = saved?.verified ?? 0;
+    this.terms = saved ? { ...FIRST_TERMS, grace: saved.grace } : FIRST_TERMS;
     this.sid = saved ? saved.sid : sid;
     this.secret = saved ? saved.secret : secret;
   }
@@ -59,8 +59,8 @@ export class Instance {
 
   /** The state for a successor, once there is a `sid`. @param {Sender} sender @param {number} recv @returns {Saved} */
   save({ sent, acked, frames }, recv) {
-    const { sid, secret, a, verified } = this;
+    const { sid, secret, a, verified, terms } = this;
     const line = this.hadHello ? a : this.line;
-    return { sid: String(sid), secret, a, recv, sent, acked, frames: [...frames], line, verified };
+    return { sid: String(sid), secret, a, recv, sent, acked, frames: [...frames], line, verified, grace: terms.grace };
   }
 }

@@ -27,7 +27,7 @@ export { nextInstance } from "./instance.js";
 /**
  * What a page keeps for its successor, an instance with a larger `a`.
  * @typedef {{sid: string, secret: string | null, a: number, recv: number, sent: number, acked: number,
- *   frames: Numbered[], line: number | null, verified: number}} Saved
+ *   frames: Numbered[], line: number | null, verified: number, grace: number}} Saved
  */
 /**
  * @typedef {{do: "create", a: number}

@@ -1,5 +1,6 @@
 // What a page keeps for its successor: the state as JSON, and where it is kept.
 import { decodeLine, encodeLine } from "./codec.js";
+import { FIRST_TERMS } from "./instance.js";
 
 /** @typedef {import("./machine.js").Saved} Saved */
 /**
@@ -24,14 +25,14 @@ export function decodeState(text, base) {
   }
   if (state?.channelkit !== 1) throw new Error("state is not what channel.save() gave, or of another version");
   if (state.base !== base) throw new Error(`state belongs to ${state.base}, not to ${base}`);
-  const { sid, secret, a, recv, sent, acked, line, verified } = state;
+  const { sid, secret, a, recv, sent, acked, line, verified, grace = FIRST_TERMS.grace } = state;
   const numbers = [a, recv, sent, acked, line ?? 0, verified];
   const frames = state.frames.map((/** @type {string} */ one) => decodeLine(one.trimEnd(), Infinity));
   const whole = frames.every((/** @type {any} */ frame, /** @type {number} */ at) => frame?.n === acked + 1 + at);
-  if (typeof sid !== "string" || !numbers.every(Number.isSafeInteger) || !whole || acked + frames.length !== sent) {
+  if (typeof sid !== "string" || !(grace > 0) || !numbers.every(Number.isSafeInteger) || !whole || acked + frames.length !== sent) {
     throw new Error("state is damaged");
   }
-  return { sid, secret: secret ?? null, a, recv, sent, acked, frames, line: line ?? null, verified };
+  return { sid, secret: secret ?? null, a, recv, sent, acked, frames, line: line ?? null, verified, grace };
 }
 
 /** A `Saver` over a Storage: sessionStorage for one tab, localStorage for whichever page comes next.

@@ -477,7 +477,7 @@ def test_successors(
     if closed:
         kept.append(End(acked + len(kept) + 1, 1000, "bye"))
     recv, line, verified = told
-    saved = Saved("S", "K", 3, recv, acked + len(kept), acked, tuple(kept), line, verified)
+    saved = Saved("S", "K", 3, recv, acked + len(kept), acked, tuple(kept), line, verified, 45.0)
     above, have, by = hello
     theirs = acked + above % (len(kept) + 2)
     player = Player(lambda: Life((0.5,), a=9, saved=saved), kind)

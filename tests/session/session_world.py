@@ -663,6 +663,7 @@ class World:
                 m.a,
                 m.instance.line,
                 m.instance.verified,
+                m.terms.grace,
                 m.kind,
                 m.attaching.wanted,
                 m.link,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from channelkit.session import actions as act
@@ -395,6 +397,22 @@ def test_a_stream_is_acknowledged_by_posts() -> None:
     (post,) = posts(machine.tick(2.0))
     machine.posted(post.number, 200, None, 0, 2.0)
     assert machine.deadline > 3.0
+
+
+@pytest.mark.parametrize("grace", [10.0, 300.0])
+def test_a_successor_goes_by_the_grace_it_was_told(grace: float) -> None:
+    """While nothing answers it gives up no sooner, and no later, than its server does."""
+    old = ClientSession(ClientConfig(), lambda: 0.5)
+    old.start(WEBSOCKET, 0.0)
+    old.opened(1, 0.0)
+    old.received(1, Hello(0, "S", 1, replace(TERMS, grace=grace), secret="K"), 0.0)
+    new = ClientSession(ClientConfig(), lambda: 0.5, a=9, saved=old.save())
+    new.start(WEBSOCKET, 100.0)
+    while new.ending is None:
+        now = new.deadline
+        new.tick(now)
+    assert now == 100.0 + grace
+    assert new.save().grace == grace
 
 
 def test_taking_over() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from channelkit.session.client.saved import Saved
+from dataclasses import replace
+
+from channelkit.session.client.saved import FIRST_GRACE, Saved
 from channelkit.session.frames import Hello, Terms
 from channelkit.session.receiver import Receiver
 from channelkit.session.sender import Sender
 
 #: Until a hello tells the real ones.
-FIRST_TERMS = Terms(window=1, window_bytes=1 << 20, max_message=1 << 20, ping=20.0, grace=30.0)
+FIRST_TERMS = Terms(window=1, window_bytes=1 << 20, max_message=1 << 20, ping=20.0, grace=FIRST_GRACE)
 
 
 class Instance:
@@ -21,7 +23,7 @@ class Instance:
         self.line = saved.line if saved else None
         self.verified = saved.verified if saved else 0
         self.sid, self.secret = (saved.sid, saved.secret) if saved else (sid, secret)
-        self.terms = FIRST_TERMS
+        self.terms = replace(FIRST_TERMS, grace=saved.grace) if saved else FIRST_TERMS
         self.had_hello = False
 
     def named(self, hello: Hello) -> None:
@@ -52,4 +54,5 @@ class Instance:
         assert self.sid is not None
         frames = sender.frames
         line = self.a if self.had_hello else self.line
-        return Saved(self.sid, self.secret, self.a, recv, sender.sent, sender.acked, frames, line, self.verified)
+        numbers = (recv, sender.sent, sender.acked)
+        return Saved(self.sid, self.secret, self.a, *numbers, frames, line, self.verified, self.terms.grace)
